@@ -1,1 +1,11 @@
-//! Seawall.
+//! Seawall, a load-protection proxy in front of etcd.
+
+pub mod admin;
+pub mod admission;
+pub mod config;
+pub mod drain;
+pub mod etcd;
+pub mod listener;
+pub mod routing;
+pub mod telemetry;
+pub mod upstream;

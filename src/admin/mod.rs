@@ -1,0 +1,5 @@
+//! The operator's port: metrics, readiness, status.
+
+mod config;
+
+pub use config::Config;

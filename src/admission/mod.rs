@@ -1,0 +1,1 @@
+//! What a call is, and so how it may be treated.

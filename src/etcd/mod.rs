@@ -1,0 +1,6 @@
+//! The vocabulary of etcd: its keys, methods, messages and error texts. Pure, and free of policy.
+//!
+//! Everything may use this module; it uses nothing of ours.
+
+pub mod key_range;
+pub mod proto;

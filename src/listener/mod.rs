@@ -1,0 +1,5 @@
+//! Where clients connect.
+
+mod config;
+
+pub use config::{Config, TlsConfig, TlsVersion};
