@@ -2,5 +2,8 @@
 //!
 //! Everything may use this module; it uses nothing of ours.
 
+pub mod errors;
 pub mod key_range;
+pub mod method;
 pub mod proto;
+pub mod wire;

@@ -72,12 +72,50 @@ pub struct Lanes<T> {
 /// Connections of one lane to one member, opened by each data thread as it needs them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneConfig {
-    /// Connections at most; calls beyond `connections_max * streams_max` wait.
+    /// Connections at most, at least 1; calls beyond `connections_max * streams_max` wait.
     pub connections_max: usize,
-    /// Calls on one connection before another one is opened.
+    /// With this many calls on every connection another one is opened ...
+    pub streams_spread: usize,
+    /// ... and no connection takes more than this many.
     pub streams_max: usize,
     /// Bytes of one answer etcd may send ahead of our client's reading.
     pub stream_window: u32,
     /// The same over all calls of one connection.
     pub connection_window: u32,
+}
+
+impl<T> Lanes<T> {
+    pub fn of(&self, lane: super::Lane) -> &T {
+        match lane {
+            super::Lane::Watch => &self.watch,
+            super::Lane::Light => &self.light,
+            super::Lane::Heavy => &self.heavy,
+        }
+    }
+}
+
+impl Endpoint {
+    /// `host:port`, with brackets around an IPv6 address, which `host` has not.
+    pub fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+}
+
+impl TlsConfig {
+    pub(super) fn files(&self) -> crate::tls::ConnectorFiles {
+        crate::tls::ConnectorFiles {
+            ca: self.ca_file.clone(),
+            identity: self.cert_file.clone().zip(self.key_file.clone()),
+            reload_interval: self.reload_interval,
+        }
+    }
 }

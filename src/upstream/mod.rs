@@ -1,5 +1,26 @@
-//! The etcd clusters behind Seawall.
+//! The etcd clusters behind Seawall: which members they have, how those are, and calls to them.
+//!
+//! A call asks a [`Cluster`] for a place on a connection to a suitable [`Member`]; what it gets is
+//! an [`Exchange`], and from that an [`Answer`]. Nothing here knows where a call came from.
 
+mod ask;
+mod balance;
+mod cluster;
 mod config;
+mod connect;
+mod error;
+mod exchange;
+mod lane;
+mod member;
+mod metrics;
+mod probe;
+mod retry;
 
+pub use ask::CONTROL;
+pub use cluster::{Cluster, Identity};
 pub use config::{Config, Endpoint, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig};
+pub use error::Error;
+pub use exchange::{Answer, Exchange, Outbound};
+pub use lane::Lane;
+pub use member::{Member, State};
+pub use metrics::Metrics;

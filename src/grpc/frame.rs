@@ -1,0 +1,54 @@
+//! The length-prefixed message of gRPC.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// One byte that says whether the message is compressed, four of length.
+pub const PREFIX_LEN: usize = 5;
+
+/// A message with its prefix, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    framed: Bytes,
+}
+
+impl Message {
+    /// Takes the bytes of one prefix and its whole message.
+    pub(super) fn from_framed(framed: Bytes) -> Self {
+        debug_assert!(framed.len() >= PREFIX_LEN);
+        Self { framed }
+    }
+
+    /// With the prefix, ready to be forwarded.
+    pub fn framed(&self) -> Bytes {
+        self.framed.clone()
+    }
+
+    /// Without the prefix; protobuf unless [`Self::is_compressed`].
+    pub fn payload(&self) -> Bytes {
+        self.framed.slice(PREFIX_LEN..)
+    }
+
+    pub fn is_compressed(&self) -> bool {
+        self.framed[0] != 0
+    }
+}
+
+/// Puts the prefix before `payload`.
+pub fn frame(payload: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX_LEN + payload.len());
+    framed.put_u8(0);
+    // A message this process made or read whole is far below 4 GiB.
+    framed.put_u32(payload.len() as u32);
+    framed.put_slice(payload);
+    framed.freeze()
+}
+
+/// Encodes `message` with its prefix.
+pub fn encode(message: &impl prost::Message) -> Bytes {
+    frame(&message.encode_to_vec())
+}
+
+/// Length that a prefix announces.
+pub(super) fn length(prefix: &[u8]) -> usize {
+    prefix[1..PREFIX_LEN].iter().fold(0, |length, &byte| length << 8 | usize::from(byte))
+}

@@ -1,0 +1,267 @@
+//! One etcd cluster.
+
+use super::{
+    Answer, Config, Error, Exchange, Member, Metrics, Outbound, State,
+    balance::{self, Tried},
+    metrics::ClusterMetrics,
+    probe,
+    retry::Budget,
+};
+use crate::{
+    etcd::{
+        method::Effect,
+        proto::etcdserverpb::{ResponseHeader, StatusResponse},
+    },
+    grpc, tls,
+};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
+
+/// A call that no member can take waits this long for one at most, as a client of etcd's waits for
+/// its connection.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// One etcd cluster: its members and how they are.
+#[derive(Debug)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    pub settings: Arc<Config>,
+    pub members: Vec<Arc<Member>>,
+    /// etcd's id of the leading member, 0 while nobody leads as far as we know.
+    leader: AtomicU64,
+    /// What probes found out, for calls that are answered without asking.
+    identity: RwLock<Identity>,
+    budget: Budget,
+    metrics: ClusterMetrics,
+    /// Some member's state has changed.
+    changed: Arc<Notify>,
+    /// One prober a member; they end with the cluster.
+    probers: Mutex<Vec<AbortOnDropHandle<()>>>,
+}
+
+/// What probes found out about a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// Header of the newest answer to a linearizable read; its ids are 0 until there was one.
+    pub header: ResponseHeader,
+    /// When that read was sent, and when its answer came.
+    pub asked: Option<(Instant, Instant)>,
+    /// The newest status of each member that gave one, in the order of the members.
+    pub statuses: Vec<Option<StatusResponse>>,
+}
+
+impl Cluster {
+    /// Starts to watch the cluster's members; stops when the last handle is dropped. Calls may come
+    /// from `workers` threads.
+    ///
+    /// # Errors
+    ///
+    /// When the TLS files cannot be used.
+    pub fn start(
+        settings: Config,
+        metrics: &Metrics,
+        workers: usize,
+    ) -> Result<Arc<Self>, tls::Error> {
+        let settings = Arc::new(settings);
+        let tls = Arc::new(tls::Connector::load(settings.tls.files())?);
+        let changed = Arc::new(Notify::new());
+        let member = |endpoint: &super::Endpoint| {
+            Arc::new(Member::new(
+                endpoint.clone(),
+                Arc::clone(&settings),
+                Arc::clone(&tls),
+                metrics.member(&settings.name, endpoint),
+                workers,
+                Arc::clone(&changed),
+            ))
+        };
+        let members: Vec<_> = settings.endpoints.iter().map(member).collect();
+        let statuses = vec![None; members.len()];
+        let cluster = Arc::new(Self {
+            name: settings.name.as_str().into(),
+            members,
+            leader: AtomicU64::new(0),
+            identity: RwLock::new(Identity { statuses, ..Identity::default() }),
+            budget: Budget::new(settings.retry.budget_percent),
+            metrics: metrics.cluster(&settings.name),
+            changed,
+            probers: Mutex::default(),
+            settings,
+        });
+        *cluster.probers.lock() = probe::start(&cluster);
+        Ok(cluster)
+    }
+
+    /// Makes a call and waits for the head of its answer. A call that was certainly not carried out
+    /// is sent to another member; a read that failed as unavailable is, too, once and within a
+    /// budget.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; statuses that etcd gave are answers.
+    pub async fn call(&self, outbound: &Outbound, effect: Effect) -> Result<Answer, Error> {
+        self.budget.deposit();
+        let mut tried = Tried::default();
+        let mut repeated = false;
+        loop {
+            let (index, exchange) = self.open(outbound, tried).await?;
+            let result = exchange.answer().await;
+            tried.add(index);
+            let again = match &result {
+                // At most once for each member: `open` reports when all were tried.
+                Err(Error::Refused { .. }) => true,
+                Err(Error::Lost { .. }) => effect == Effect::Read && !repeated,
+                Ok(answer) if is_unavailable(answer) => effect == Effect::Read && !repeated,
+                _ => false,
+            };
+            if !again || !self.has_untried(tried) {
+                return result;
+            }
+            if !matches!(result, Err(Error::Refused { .. })) {
+                if !self.budget.withdraw() {
+                    self.metrics.retries_denied.inc();
+                    return result;
+                }
+                self.metrics.retries.inc();
+                repeated = true;
+            }
+        }
+    }
+
+    /// Sends a call whose streams the caller drives itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`] or [`Error::Deadline`]; either way nothing was sent.
+    pub async fn stream(&self, outbound: &Outbound) -> Result<Exchange, Error> {
+        self.open(outbound, Tried::default()).await.map(|(_, exchange)| exchange)
+    }
+
+    /// Sends a call to the first suitable member that takes it, and tells which one did.
+    async fn open(
+        &self,
+        outbound: &Outbound,
+        refused_by: Tried,
+    ) -> Result<(usize, Exchange), Error> {
+        let limit = Instant::now() + WAIT_MAX;
+        let deadline = outbound.deadline.map_or(limit, |deadline| deadline.min(limit));
+        let mut tried = refused_by;
+        let mut reason: Arc<str> = Arc::from("no member is left to try");
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let leader = self.leader.load(Relaxed);
+            let Some(index) = balance::pick(&self.members, tried, outbound.affinity, leader) else {
+                if timeout_at(deadline, changed).await.is_err() {
+                    return Err(self.gave_up(outbound, reason));
+                }
+                tried = refused_by;
+                continue;
+            };
+            let member = &self.members[index];
+            let attempt = async {
+                let pool = member.pool(outbound.worker, outbound.lane);
+                let slot = pool.acquire(member).await?;
+                let exchange = Exchange::start(member, slot, outbound).await;
+                exchange.map_err(|error| Arc::from(error.to_string()))
+            };
+            match timeout_at(deadline, attempt).await {
+                Ok(Ok(exchange)) => return Ok((index, exchange)),
+                Ok(Err(failed)) => reason = failed,
+                Err(_) => return Err(self.gave_up(outbound, reason)),
+            }
+            tried.add(index);
+        }
+    }
+
+    fn gave_up(&self, outbound: &Outbound, reason: Arc<str>) -> Error {
+        if outbound.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Error::Deadline;
+        }
+        Error::Unreachable { cluster: Arc::clone(&self.name), reason }
+    }
+
+    fn has_untried(&self, tried: Tried) -> bool {
+        (0..self.members.len()).any(|index| !tried.has(index))
+    }
+
+    /// Whether some member answers linearizable reads.
+    pub fn is_healthy(&self) -> bool {
+        self.members.iter().any(|member| member.state() == State::Healthy)
+    }
+
+    /// Waits for the next change of some member's state.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity.read().clone()
+    }
+
+    /// etcd's id of the leading member, 0 while nobody leads as far as we know.
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Relaxed)
+    }
+
+    /// A probe of the member at `index` got this status.
+    pub(super) fn learn_status(&self, index: usize, status: StatusResponse) {
+        let leader = status.leader;
+        self.identity.write().statuses[index] = Some(status);
+        if leader == 0 {
+            return;
+        }
+        let before = self.leader.swap(leader, Relaxed);
+        if before != leader && before != 0 {
+            self.metrics.leader_changes.inc();
+            tracing::info!(
+                cluster = &*self.name,
+                leader = format!("{leader:x}"),
+                before = format!("{before:x}"),
+                "leader changed"
+            );
+        }
+    }
+
+    /// A linearizable read sent and answered at the instants of `asked` got this header.
+    pub(super) fn learn_header(&self, header: ResponseHeader, asked: (Instant, Instant)) {
+        let mut identity = self.identity.write();
+        let before = identity.header;
+        let another = before.cluster_id != 0 && before.cluster_id != header.cluster_id;
+        if another
+            || header.revision < before.revision
+                && identity.asked.is_some_and(|(_, answered)| answered < asked.0)
+        {
+            tracing::error!(
+                cluster = &*self.name,
+                before = ?before,
+                now = ?header,
+                "this is another store than before: was it restored from a backup?"
+            );
+        } else if header.revision < before.revision {
+            return;
+        }
+        identity.header = header;
+        identity.asked = Some(asked);
+    }
+}
+
+/// A status that etcd gave at once instead of an answer, and that another member may not give.
+fn is_unavailable(answer: &Answer) -> bool {
+    answer.body.is_end_stream()
+        && grpc::from_headers(&answer.head.headers)
+            .is_some_and(|status| status.code() == Code::Unavailable)
+}
