@@ -1,0 +1,379 @@
+//! What kind of work a call is, told from the fields of its request alone.
+//!
+//! The shapes are those of kube-apiserver, etcd's own tools and client libraries. A shape that none
+//! of them sends gets the class of the nearest one; nothing is refused for its shape.
+
+use crate::etcd::proto::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchRequest,
+    range_request::{SortOrder, SortTarget},
+    request_op::Request,
+    watch_request::RequestUnion,
+};
+
+/// What a call is, from what must never wait to what an operator does by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Health checks, compaction, leases, leader election, watch cancels: late means an outage.
+    Critical,
+    Write,
+    /// Reads one key.
+    PointRead,
+    /// Asks only for the current revision.
+    Probe,
+    /// Reads at most [`PAGE_MAX`] values.
+    PagedList,
+    /// Reads an unknown or a large number of values.
+    HeavyList,
+    Watch,
+    /// Loses nothing by waiting: counts, consistency checks, digests, backups.
+    Background,
+    /// Changes or inspects the cluster itself.
+    Admin,
+}
+
+impl Class {
+    pub const ALL: [Self; 9] = [
+        Self::Critical,
+        Self::Write,
+        Self::PointRead,
+        Self::Probe,
+        Self::PagedList,
+        Self::HeavyList,
+        Self::Watch,
+        Self::Background,
+        Self::Admin,
+    ];
+
+    /// As in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Write => "write",
+            Self::PointRead => "point_read",
+            Self::Probe => "probe",
+            Self::PagedList => "paged_list",
+            Self::HeavyList => "heavy_list",
+            Self::Watch => "watch",
+            Self::Background => "background",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A list that asks for more than this is heavy. Controllers page by 500 and etcd's mirror by 1000.
+pub const PAGE_MAX: i64 = 1_000;
+
+/// The page of kube-apiserver's consistency check, and of no hurried reader at one fixed revision.
+pub const CHECK_PAGE: i64 = 10_000;
+
+/// `Range` and `RangeStream`.
+pub fn range(request: &RangeRequest) -> Class {
+    let key = &request.key[..];
+    if request.range_end.is_empty() {
+        return match key {
+            _ if is_health(key) || is_control(key) => Class::Critical,
+            _ if request.count_only || is_collection(key) => Class::Probe,
+            _ => Class::PointRead,
+        };
+    }
+    if request.count_only {
+        return Class::Background;
+    }
+    if !limit_saves_work(request) {
+        return Class::HeavyList;
+    }
+    match (request.limit, request.revision) {
+        // kube-apiserver's statistics, which only look at sizes and names.
+        (..=0, ..=0) if request.keys_only => Class::Background,
+        (1, ..=0) if !request.keys_only => Class::Probe,
+        (1..=PAGE_MAX, _) => Class::PagedList,
+        (CHECK_PAGE, 1..) => Class::Background,
+        _ => Class::HeavyList,
+    }
+}
+
+pub fn put(request: &PutRequest) -> Class {
+    if is_control(&request.key) { Class::Critical } else { Class::Write }
+}
+
+pub fn delete_range(request: &DeleteRangeRequest) -> Class {
+    let single = request.range_end.is_empty();
+    if single && is_control(&request.key) { Class::Critical } else { Class::Write }
+}
+
+/// A transaction that only reads has the class of its heaviest read, any other is a write. It is
+/// critical when all of its keys are, lest one such key carry a large transaction past the queues.
+pub fn txn(request: &TxnRequest) -> Class {
+    let ops = || request.success.iter().chain(&request.failure).filter_map(op);
+    let compares = || request.compare.iter().map(compare);
+    let mut all = ops().chain(compares()).peekable();
+    if all.peek().is_some() && all.all(|class| class == Class::Critical) {
+        return Class::Critical;
+    }
+    if ops().any(|class| class == Class::Write) {
+        return Class::Write;
+    }
+    ops().chain(compares()).max_by_key(|class| read_weight(*class)).unwrap_or(Class::PointRead)
+}
+
+/// `Watch`, message by message.
+pub fn watch(request: &WatchRequest) -> Class {
+    match request.request_union {
+        // It frees what the watcher costs.
+        Some(RequestUnion::CancelRequest(_)) => Class::Critical,
+        _ => Class::Watch,
+    }
+}
+
+/// Methods whose class does not hang on their message, by path (`/etcdserverpb.Lease/LeaseGrant`).
+/// What is not known here is an operator's tool.
+pub fn method(path: &str) -> Class {
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+    match (service.rsplit('.').next().unwrap_or(service), method) {
+        ("KV", "Compact") => Class::Critical,
+        ("Lease", "LeaseGrant" | "LeaseKeepAlive" | "LeaseRevoke") => Class::Critical,
+        ("Lease", "LeaseTimeToLive") => Class::PointRead,
+        ("Election", "Observe") => Class::Watch,
+        ("Lock" | "Election", _) => Class::Critical,
+        // `etcdctl endpoint health` asks for alarms, kube-apiserver for the status.
+        ("Maintenance", "Status" | "Alarm") => Class::Critical,
+        ("Maintenance", "Snapshot" | "Hash" | "HashKV") => Class::Background,
+        ("Health", "Check") => Class::Critical,
+        ("Health", "Watch") => Class::Watch,
+        _ => Class::Admin,
+    }
+}
+
+/// Nested transactions count as writes, as they do at etcd.
+fn op(op: &RequestOp) -> Option<Class> {
+    Some(match op.request.as_ref()? {
+        Request::RequestRange(request) => range(request),
+        Request::RequestPut(request) => put(request),
+        Request::RequestDeleteRange(request) => delete_range(request),
+        Request::RequestTxn(_) => Class::Write,
+    })
+}
+
+/// A compare of a range reads every value of it.
+fn compare(compare: &Compare) -> Class {
+    match &compare.range_end[..] {
+        [] if is_control(&compare.key) => Class::Critical,
+        [] => Class::PointRead,
+        _ => Class::HeavyList,
+    }
+}
+
+fn read_weight(class: Class) -> u8 {
+    match class {
+        Class::HeavyList => 3,
+        Class::Background => 2,
+        Class::PagedList => 1,
+        _ => 0,
+    }
+}
+
+/// etcd reads the whole range before it sorts or filters it.
+fn limit_saves_work(request: &RangeRequest) -> bool {
+    let unsorted = request.sort_order() == SortOrder::None
+        || (request.sort_order(), request.sort_target()) == (SortOrder::Ascend, SortTarget::Key);
+    let unfiltered = request.min_mod_revision == 0
+        && request.max_mod_revision == 0
+        && request.min_create_revision == 0
+        && request.max_create_revision == 0;
+    unsorted && unfiltered
+}
+
+/// kube-apiserver's `<etcd-prefix>/health`, and the `health` of etcdctl and others.
+fn is_health(key: &[u8]) -> bool {
+    matches!(
+        split(key),
+        [Some(b"health"), None, ..]
+            | [Some(b""), Some(b"health"), None, _]
+            | [Some(b""), Some(_), Some(b"health"), None]
+    )
+}
+
+/// Keys that hold a control plane together: compaction's clock, the list of its own members, and
+/// the leases by which its leaders are elected.
+fn is_control(key: &[u8]) -> bool {
+    match split(key) {
+        [Some(b"compact_rev_key"), None, ..] => true,
+        [Some(b""), Some(_), Some(b"masterleases" | b"peerserverleases"), _] => true,
+        [Some(b""), Some(_), Some(b"leases"), Some(rest)] => rest.starts_with(b"kube-system/"),
+        _ => false,
+    }
+}
+
+/// The bare name of a resource, which holds no object: kube-apiserver reads it for the revision in
+/// the header.
+fn is_collection(key: &[u8]) -> bool {
+    match split(key) {
+        [Some(b""), Some(_), Some(resource), None] => !resource.is_empty(),
+        [Some(b""), Some(_), Some(b"services"), Some(b"specs" | b"endpoints")] => true,
+        [Some(b""), Some(_), Some(group), Some(rest)] => {
+            group.contains(&b'.') && !rest.is_empty() && !rest.contains(&b'/')
+        }
+        _ => false,
+    }
+}
+
+/// The first three segments and the rest; a leading slash makes the first one empty.
+fn split(key: &[u8]) -> [Option<&[u8]>; 4] {
+    let mut parts = key.splitn(4, |byte| *byte == b'/');
+    [parts.next(), parts.next(), parts.next(), parts.next()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::proto::etcdserverpb::{
+        WatchCancelRequest, WatchCreateRequest, WatchProgressRequest,
+    };
+
+    fn get(key: &'static str) -> RangeRequest {
+        RangeRequest { key: key.into(), limit: 1, ..Default::default() }
+    }
+
+    fn list(limit: i64, revision: i64) -> RangeRequest {
+        RangeRequest {
+            key: "/registry/pods/".into(),
+            range_end: "/registry/pods0".into(),
+            limit,
+            revision,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn single_keys_are_told_by_their_place() {
+        for (key, class) in [
+            ("/registry/health", Class::Critical),
+            ("health", Class::Critical),
+            ("compact_rev_key", Class::Critical),
+            ("/registry/masterleases/10.0.0.1", Class::Critical),
+            ("/registry/leases/kube-system/kube-scheduler", Class::Critical),
+            ("/registry/leases/kube-node-lease/node-1", Class::PointRead),
+            ("/registry/configmaps/default/health", Class::PointRead),
+            ("/registry/pods/default/a", Class::PointRead),
+            ("/registry/minions/node-1", Class::PointRead),
+            ("/registry/cilium.io/ciliumnodes/a", Class::PointRead),
+            ("/registry/pods", Class::Probe),
+            ("/registry/services/specs", Class::Probe),
+            ("/registry/cilium.io/ciliumnodes", Class::Probe),
+            ("/calico/resources/v3", Class::PointRead),
+        ] {
+            assert_eq!(range(&get(key)), class, "{key}");
+        }
+    }
+
+    #[test]
+    fn lists_are_told_by_how_much_they_ask_for() {
+        for (limit, revision, class) in [
+            (0, 0, Class::HeavyList),
+            (-1, 0, Class::HeavyList),
+            (0, 7, Class::HeavyList),
+            (1, 0, Class::Probe),
+            (1, 7, Class::PagedList),
+            (500, 0, Class::PagedList),
+            (1_000, 7, Class::PagedList),
+            (1_001, 7, Class::HeavyList),
+            (10_000, 0, Class::HeavyList),
+            (10_000, 7, Class::Background),
+        ] {
+            assert_eq!(range(&list(limit, revision)), class, "limit {limit} revision {revision}");
+        }
+    }
+
+    #[test]
+    fn counts_and_statistics_can_wait() {
+        assert_eq!(range(&RangeRequest { count_only: true, ..list(0, 0) }), Class::Background);
+        assert_eq!(range(&RangeRequest { keys_only: true, ..list(0, 0) }), Class::Background);
+    }
+
+    #[test]
+    fn a_limit_does_not_make_a_sorted_or_filtered_list_light() {
+        let sorted = RangeRequest {
+            sort_order: SortOrder::Descend.into(),
+            sort_target: SortTarget::Create.into(),
+            ..list(1, 0)
+        };
+        let filtered = RangeRequest { min_mod_revision: 5, ..list(1, 0) };
+        assert_eq!(range(&sorted), Class::HeavyList);
+        assert_eq!(range(&filtered), Class::HeavyList);
+    }
+
+    fn update(key: &'static str) -> TxnRequest {
+        let op = |request| vec![RequestOp { request: Some(request) }];
+        TxnRequest {
+            compare: vec![Compare { key: key.into(), ..Default::default() }],
+            success: op(Request::RequestPut(PutRequest { key: key.into(), ..Default::default() })),
+            failure: op(Request::RequestRange(get(key))),
+        }
+    }
+
+    #[test]
+    fn updates_are_writes_unless_the_control_plane_hangs_on_them() {
+        for (key, class) in [
+            ("/registry/pods/default/a", Class::Write),
+            ("/registry/leases/kube-node-lease/node-1", Class::Write),
+            ("/registry/leases/kube-system/kube-scheduler", Class::Critical),
+            ("compact_rev_key", Class::Critical),
+        ] {
+            assert_eq!(txn(&update(key)), class, "{key}");
+        }
+    }
+
+    #[test]
+    fn one_critical_key_does_not_carry_a_transaction_of_others() {
+        let mut mixed = update("compact_rev_key");
+        mixed.success.extend(update("/registry/pods/default/a").success);
+        assert_eq!(txn(&mixed), Class::Write);
+    }
+
+    #[test]
+    fn a_transaction_that_reads_has_the_class_of_its_heaviest_read() {
+        let reads = |requests: Vec<RangeRequest>| TxnRequest {
+            success: requests
+                .into_iter()
+                .map(|request| RequestOp { request: Some(Request::RequestRange(request)) })
+                .collect(),
+            ..Default::default()
+        };
+        assert_eq!(txn(&reads(vec![get("/a/b/c/d")])), Class::PointRead);
+        assert_eq!(txn(&reads(vec![get("/a/b/c/d"), list(0, 0), list(500, 0)])), Class::HeavyList);
+        assert_eq!(txn(&TxnRequest::default()), Class::PointRead);
+
+        let mut comparing = reads(vec![get("/a/b/c/d")]);
+        let wide = Compare { key: "/a".into(), range_end: "/b".into(), ..Default::default() };
+        comparing.compare.push(wide);
+        assert_eq!(txn(&comparing), Class::HeavyList);
+    }
+
+    #[test]
+    fn cancelling_a_watch_is_critical() {
+        let watch = |union| watch(&WatchRequest { request_union: Some(union) });
+        let cancel = WatchCancelRequest::default();
+        assert_eq!(watch(RequestUnion::CancelRequest(cancel)), Class::Critical);
+        assert_eq!(watch(RequestUnion::CreateRequest(WatchCreateRequest::default())), Class::Watch);
+        assert_eq!(watch(RequestUnion::ProgressRequest(WatchProgressRequest {})), Class::Watch);
+    }
+
+    #[test]
+    fn other_methods_are_told_by_name() {
+        for (path, class) in [
+            ("/etcdserverpb.KV/Compact", Class::Critical),
+            ("/etcdserverpb.Lease/LeaseKeepAlive", Class::Critical),
+            ("/etcdserverpb.Lease/LeaseLeases", Class::Admin),
+            ("/etcdserverpb.Maintenance/Snapshot", Class::Background),
+            ("/etcdserverpb.Maintenance/Defragment", Class::Admin),
+            ("/etcdserverpb.Cluster/MemberList", Class::Admin),
+            ("/v3lockpb.Lock/Lock", Class::Critical),
+            ("/v3electionpb.Election/Observe", Class::Watch),
+            ("/grpc.health.v1.Health/Check", Class::Critical),
+            ("/unknown.Service/Method", Class::Admin),
+            ("", Class::Admin),
+        ] {
+            assert_eq!(method(path), class, "{path}");
+        }
+    }
+}
