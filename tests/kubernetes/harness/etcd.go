@@ -1,0 +1,233 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// Patience bounds every wait for something that must happen.
+const Patience = 30 * time.Second
+
+// Etcd is an etcd server with one member, alone in a directory of its own.
+type Etcd struct {
+	*process
+	// URL is its client URL.
+	URL  string
+	args []string
+}
+
+// startEtcd starts an etcd server that ends with the test.
+func startEtcd(t testing.TB, extra ...string) *Etcd {
+	t.Helper()
+	dir, err := os.MkdirTemp(scratch(), "seawall-test-etcd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+
+	var lastErr error
+	// A port found free may be taken before etcd binds it, so try a few.
+	for range 5 {
+		e := newEtcd(t, dir, extra)
+		if lastErr = e.start(); lastErr == nil {
+			t.Cleanup(func() { e.kill() })
+			return e
+		}
+	}
+	t.Fatal(lastErr)
+	return nil
+}
+
+func newEtcd(t testing.TB, dir string, extra []string) *Etcd {
+	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
+	return &Etcd{URL: client, args: append([]string{
+		"--name", "member",
+		"--data-dir", dir,
+		"--listen-client-urls", client,
+		"--advertise-client-urls", client,
+		"--listen-peer-urls", peer,
+		"--initial-advertise-peer-urls", peer,
+		"--initial-cluster", "member=" + peer,
+		"--unsafe-no-fsync",
+		"--log-level", "warn",
+		// A short election makes a member ready in 0.1 s and allows leases of 1 s.
+		"--heartbeat-interval", "20",
+		"--election-timeout", "200",
+	}, extra...)}
+}
+
+func (e *Etcd) start() error {
+	bin, err := etcdBinary()
+	if err != nil {
+		return err
+	}
+	if e.process, err = startProcess("etcd", bin, e.args, func(string) {}); err != nil {
+		return err
+	}
+	err = wait.PollUntilContextTimeout(context.Background(), 5*time.Millisecond, Patience, true,
+		func(context.Context) (bool, error) {
+			if e.hasEnded() {
+				return false, fmt.Errorf("etcd ended:\n%s", e.tail())
+			}
+			resp, err := http.Get(e.URL + "/health")
+			if err != nil {
+				return false, nil
+			}
+			return resp.StatusCode == http.StatusOK, resp.Body.Close()
+		})
+	if err != nil {
+		e.kill()
+		return fmt.Errorf("etcd did not become healthy: %w", err)
+	}
+	return nil
+}
+
+// Stop ends the server and keeps its data for Start.
+func (e *Etcd) Stop() { e.kill() }
+
+// Start starts a stopped server again at the same URL.
+func (e *Etcd) Start(t testing.TB) {
+	t.Helper()
+	if err := e.start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Client returns a client of this server, whatever the target of the test is.
+func (e *Etcd) Client(t testing.TB) *clientv3.Client {
+	t.Helper()
+	return newClient(t, clientv3.Config{Endpoints: []string{e.URL}})
+}
+
+// newClient returns a client that ends with the test.
+func newClient(t testing.TB, config clientv3.Config) *clientv3.Client {
+	t.Helper()
+	config.Logger = zap.NewNop()
+	client, err := clientv3.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A client that was already closed by its test reports its cancelled context.
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+var etcdBinary = sync.OnceValues(func() (string, error) {
+	if bin := os.Getenv("SEAWALL_ETCD_BIN"); bin != "" {
+		return bin, nil
+	}
+	if bin, err := exec.LookPath("etcd"); err == nil {
+		return bin, nil
+	}
+	found, err := filepath.Glob(filepath.Join(repository(), "target/tools/etcd/*/bin/etcd"))
+	if err != nil {
+		return "", err
+	}
+	var newest string
+	var newestVersion *version.Version
+	for _, bin := range found {
+		v, err := etcdVersionOf(bin)
+		if err != nil {
+			return "", err
+		}
+		if newestVersion == nil || newestVersion.LessThan(v) {
+			newest, newestVersion = bin, v
+		}
+	}
+	if newest == "" {
+		return "", fmt.Errorf("no etcd: name one in SEAWALL_ETCD_BIN, or put it on the PATH or below target/tools/etcd")
+	}
+	return newest, nil
+})
+
+var versionLine = regexp.MustCompile(`etcd Version: (\S+)`)
+
+func etcdVersionOf(bin string) (*version.Version, error) {
+	out, err := exec.Command(bin, "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s --version: %w", bin, err)
+	}
+	match := versionLine.FindStringSubmatch(string(out))
+	if match == nil {
+		return nil, fmt.Errorf("%s --version told no version: %q", bin, out)
+	}
+	return version.ParseSemantic(match[1])
+}
+
+// EtcdAtLeast tells whether the etcd servers of these tests are of this version or newer.
+func EtcdAtLeast(t testing.TB, minimum string) bool {
+	t.Helper()
+	bin, err := etcdBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := etcdVersionOf(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.AtLeast(version.MustParseSemantic(minimum))
+}
+
+// ProgressInterval is the flag that sets the interval of etcd's progress notifications.
+func ProgressInterval(t testing.TB, interval time.Duration) string {
+	t.Helper()
+	flag := "--experimental-watch-progress-notify-interval"
+	if EtcdAtLeast(t, "3.6.0") {
+		flag = "--watch-progress-notify-interval"
+	}
+	return fmt.Sprintf("%s=%s", flag, interval)
+}
+
+// scratch is where data directories go: memory where there is some.
+func scratch() string {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		return "/dev/shm"
+	}
+	return os.TempDir()
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// repository is the root of Seawall's repository, two levels above this module.
+func repository() string {
+	dir, err := os.Getwd()
+	for err == nil && dir != "/" {
+		if _, statErr := os.Stat(filepath.Join(dir, "go.mod")); statErr == nil {
+			return filepath.Join(dir, "../..")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "."
+}
+
+// Address strips the scheme of an endpoint.
+func Address(endpoint string) string {
+	return strings.TrimPrefix(endpoint, "http://")
+}
