@@ -1,6 +1,29 @@
 //! The configuration file and the flags, turned into the components' own configurations.
+//!
+//! The way of a value: text ([`yaml`]), the file's shape ([`file`], by [`decode`]), flags laid over it
+//! ([`flags`]), checks ([`validate`]), [`Settings`]. Every value keeps its origin on the way, and
+//! every problem is found at once.
+
+mod decode;
+mod effective;
+mod file;
+mod flags;
+mod origin;
+pub mod reload;
+mod units;
+mod validate;
+mod yaml;
 
 use crate::{admin, drain, listener, telemetry, upstream};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+pub use effective::effective;
+pub use flags::Flags;
+pub use origin::{Error, Origin, Origins, Problem};
+pub use yaml::Position;
 
 /// Everything that was configured, checked and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +47,7 @@ pub struct Listener {
     pub advertise: Vec<String>,
     /// The cluster of every key that no route takes.
     pub default: String,
+    /// Prefixes differ and have no slash at their end.
     pub routes: Vec<Route>,
 }
 
@@ -32,4 +56,107 @@ pub struct Listener {
 pub struct Route {
     pub prefix: String,
     pub cluster: String,
+}
+
+/// Settings, and where each of them came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub settings: Settings,
+    pub origins: Origins,
+}
+
+/// Reads the configuration as it was asked for, as often as it is needed.
+#[derive(Debug, Clone)]
+pub struct Reloader {
+    path: Option<PathBuf>,
+    flags: Flags,
+}
+
+impl Reloader {
+    /// Without a path the flags say everything.
+    pub fn new(path: Option<PathBuf>, flags: Flags) -> Self {
+        Self { path, flags }
+    }
+
+    /// The file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Reads the file anew and lays the flags over it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Settings, Error> {
+        self.load_with_origins().map(|loaded| loaded.settings)
+    }
+
+    /// The same, with the origin of every value.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load_with_origins(&self) -> Result<Loaded, Error> {
+        let text = match &self.path {
+            None => None,
+            Some(path) => Some((path.as_path(), read(path)?)),
+        };
+        build(text.as_ref().map(|(path, text)| (*path, &text[..])), &self.flags)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|error| {
+        let text = format!("cannot be read: {error}");
+        Error { problems: vec![Problem::of_file(path, text)] }
+    })
+}
+
+/// Makes settings of a file's name and text, if there is one, with `flags` laid over it.
+///
+/// # Errors
+///
+/// Everything that is wrong, in the order of the file.
+pub fn build(text: Option<(&Path, &str)>, flags: &Flags) -> Result<Loaded, Error> {
+    let mut problems = Vec::new();
+    let mut origins = Origins::default();
+    let (mut file, left_out) = match text {
+        None => Default::default(),
+        Some((path, text)) => parse(path, text, &mut origins, &mut problems)?,
+    };
+    problems.extend(flags::apply(flags, &mut file, &mut origins));
+    let settings = match validate::validate(file, &mut origins, &left_out) {
+        Ok(settings) if problems.is_empty() => return Ok(Loaded { settings, origins }),
+        Ok(_) => Vec::new(),
+        Err(error) => error.problems,
+    };
+    problems.extend(settings);
+    problems.sort_by_key(|problem| match problem.origin {
+        Origin::File { at, .. } => (1, Some(at)),
+        Origin::Default => (0, None),
+        Origin::Flag(_) => (2, None),
+    });
+    Err(Error { problems })
+}
+
+fn parse(
+    path: &Path,
+    text: &str,
+    origins: &mut Origins,
+    problems: &mut Vec<Problem>,
+) -> Result<(file::File, decode::LeftOut), Error> {
+    let mut faults = Vec::new();
+    let result = yaml::parse(text, &mut faults).map(|root| {
+        origins.add_file(path, &root);
+        let (file, left_out) = decode::decode(&root, &mut faults);
+        (file.unwrap_or_default(), left_out)
+    });
+    problems.extend(faults.into_iter().map(|fault| Problem::in_file(path, fault)));
+    result.map_err(|fault| Error { problems: vec![Problem::in_file(path, fault)] })
+}
+
+/// The JSON schema of the file.
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(file::File)
 }

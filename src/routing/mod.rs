@@ -7,4 +7,4 @@ pub mod overrides;
 mod table;
 pub mod txn;
 
-pub use table::{Error, Located, Route, Segment, Table};
+pub use table::{Error, Located, Route, Segment, Table, normalize};

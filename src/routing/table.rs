@@ -136,8 +136,8 @@ impl<C> Interval<C> {
     }
 }
 
-/// Without the slash at its end, which means the same.
-fn normalize(prefix: &Bytes) -> Result<Bytes, Error> {
+/// `prefix` without the slash at its end, which means the same.
+pub fn normalize(prefix: &Bytes) -> Result<Bytes, Error> {
     let printed = prefix.escape_ascii().to_string();
     let name = prefix.strip_suffix(b"/").unwrap_or(prefix);
     if name.is_empty() {

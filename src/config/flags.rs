@@ -1,0 +1,506 @@
+//! Flags that say what the file says, for simple setups and for exceptions.
+//!
+//! They speak of one listener and one cluster; where the file has several, a flag that could mean
+//! any of them is refused.
+
+use super::{
+    decode::{child, item},
+    file::{Cluster, File, Listener, ListenerTls, LogFormat, Route},
+    origin::{Origin, Origins, Problem},
+    units::{Address, OptionalAddress, Url},
+    validate::{name_after, same_members},
+};
+use crate::{routing, upstream::Endpoint};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// What may be said on the command line instead of in the file, or on top of it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    /// IP address and port that clients connect to.
+    ///
+    /// Default: 127.0.0.1:23790. An address other than loopback should have certificates.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Listener")]
+    listen: Option<Address>,
+
+    /// PEM file with the certificate shown to clients; without it the port speaks plaintext.
+    #[arg(long, value_name = "FILE", help_heading = "Listener")]
+    cert_file: Option<PathBuf>,
+
+    /// PEM file with the key of --cert-file.
+    #[arg(long, value_name = "FILE", help_heading = "Listener")]
+    key_file: Option<PathBuf>,
+
+    /// PEM file with the authorities that sign client certificates; asks every client for one.
+    #[arg(long, value_name = "FILE", help_heading = "Listener")]
+    trusted_ca_file: Option<PathBuf>,
+
+    /// Whether to refuse clients without a certificate of --trusted-ca-file.
+    ///
+    /// Default: true with --trusted-ca-file. With `false`, certificates are optional but checked.
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", help_heading = "Listener")]
+    client_cert_auth: Option<bool>,
+
+    /// URL that clients are told when they ask for the members of the cluster; repeatable.
+    ///
+    /// Default: to each client the address it connected to.
+    #[arg(long, value_name = "URL", value_delimiter = ',', help_heading = "Listener")]
+    advertise: Vec<Url>,
+
+    /// Client URLs of the etcd cluster that holds all keys without a route.
+    ///
+    /// List every member, separated by commas. The cluster is called `main`.
+    #[arg(long, value_name = "URL[,URL]", value_delimiter = ',', help_heading = "Clusters")]
+    upstream: Vec<Url>,
+
+    /// Sends a prefix of keys to another cluster; repeatable.
+    ///
+    /// Takes the key PREFIX and all keys below PREFIX/; the longest prefix wins. The cluster is
+    /// called after the last segment of the prefix.
+    #[arg(long, value_name = "PREFIX=URL[,URL]", value_parser = parse_route, help_heading = "Clusters")]
+    route: Vec<RouteFlag>,
+
+    /// The flag of kube-apiserver with this name: `/events#URL;URL`, separated by commas.
+    #[arg(long, value_name = "GROUP/RESOURCE#URL[;URL]", help_heading = "Clusters")]
+    etcd_servers_overrides: Vec<String>,
+
+    /// kube-apiserver's --etcd-prefix, which --etcd-servers-overrides goes by.
+    ///
+    /// Default: /registry
+    #[arg(long, value_name = "PREFIX", help_heading = "Clusters")]
+    etcd_prefix: Option<String>,
+
+    /// PEM file with the authorities that sign etcd's certificates.
+    ///
+    /// Default: those of the system. Holds for all clusters that flags name.
+    #[arg(long, value_name = "FILE", help_heading = "Clusters")]
+    upstream_cacert: Option<PathBuf>,
+
+    /// PEM file with the client certificate shown to etcd.
+    #[arg(long, value_name = "FILE", help_heading = "Clusters")]
+    upstream_cert: Option<PathBuf>,
+
+    /// PEM file with the key of --upstream-cert.
+    #[arg(long, value_name = "FILE", help_heading = "Clusters")]
+    upstream_key: Option<PathBuf>,
+
+    /// IP address and port of the operator's port (metrics, readiness, status), or `off`.
+    ///
+    /// Default: 127.0.0.1:23791
+    #[arg(long, value_name = "ADDRESS|off", help_heading = "Process")]
+    admin: Option<OptionalAddress>,
+
+    /// Threads that carry calls, each with its own connections to etcd.
+    ///
+    /// Default: one per core, at most 8.
+    #[arg(long, value_name = "NUMBER", help_heading = "Process")]
+    workers: Option<u32>,
+
+    /// error, warn, info, debug, trace, or a filter such as info,seawall::upstream=debug.
+    ///
+    /// Default: info
+    #[arg(long, value_name = "LEVEL", help_heading = "Process")]
+    log_level: Option<String>,
+
+    /// For people or for machines.
+    ///
+    /// Default: text
+    #[arg(long, value_name = "FORMAT", help_heading = "Process")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone)]
+struct RouteFlag {
+    prefix: String,
+    urls: Vec<Url>,
+}
+
+fn parse_route(text: &str) -> Result<RouteFlag, String> {
+    let form = "expected PREFIX=URL[,URL] such as /registry/events=http://127.0.0.1:2379";
+    let (prefix, urls) = text.split_once('=').ok_or(form)?;
+    routing::normalize(&prefix.to_string().into()).map_err(|error| error.to_string())?;
+    let urls: Result<Vec<Url>, _> = urls.split(',').map(str::parse).collect();
+    let urls = urls.map_err(|error| format!("{error} after the ="))?;
+    Ok(RouteFlag { prefix: prefix.into(), urls })
+}
+
+/// Lays `flags` over `file`, and says in `origins` what they gave.
+pub(super) fn apply(flags: &Flags, file: &mut File, origins: &mut Origins) -> Vec<Problem> {
+    let mut overlay = Overlay { origins, problems: Vec::new() };
+    overlay.process(flags, file);
+    overlay.cluster(flags, file);
+    overlay.listener(flags, file);
+    overlay.problems
+}
+
+struct Overlay<'a> {
+    origins: &'a mut Origins,
+    problems: Vec<Problem>,
+}
+
+impl Overlay<'_> {
+    /// Puts a flag's value in its place.
+    fn set<T: Clone>(&mut self, place: &mut T, value: &Option<T>, path: &str, flag: &'static str) {
+        if let Some(value) = value {
+            place.clone_from(value);
+            self.origins.set(path, Origin::Flag(flag));
+        }
+    }
+
+    /// The same for a place that may be empty.
+    fn give<T: Clone>(
+        &mut self,
+        place: &mut Option<T>,
+        value: &Option<T>,
+        path: &str,
+        flag: &'static str,
+    ) {
+        if value.is_some() {
+            place.clone_from(value);
+            self.origins.set(path, Origin::Flag(flag));
+        }
+    }
+
+    /// The same for a list, which replaces the file's.
+    fn list<T: Clone>(&mut self, place: &mut Vec<T>, values: &[T], path: &str, flag: &'static str) {
+        if !values.is_empty() {
+            *place = values.to_vec();
+            self.list_origin(path, values.len(), flag);
+        }
+    }
+
+    fn list_origin(&mut self, path: &str, len: usize, flag: &'static str) {
+        self.origins.set(path, Origin::Flag(flag));
+        for index in 0..len {
+            self.origins.set(item(path, index), Origin::Flag(flag));
+        }
+    }
+
+    fn refuse(&mut self, flags: &[&'static str], text: &str) {
+        self.problems.extend(flags.iter().map(|flag| Problem::of_flag(flag, text)));
+    }
+
+    fn process(&mut self, flags: &Flags, file: &mut File) {
+        self.set(&mut file.admin.address, &flags.admin, "admin.address", "--admin");
+        self.set(&mut file.workers, &flags.workers, "workers", "--workers");
+        self.set(&mut file.log.level, &flags.log_level, "log.level", "--log-level");
+        self.set(&mut file.log.format, &flags.log_format, "log.format", "--log-format");
+    }
+
+    fn cluster(&mut self, flags: &Flags, file: &mut File) {
+        let given = flags.given_for_cluster();
+        if given.is_empty() {
+            return;
+        }
+        if file.clusters.is_empty() && !flags.upstream.is_empty() {
+            file.clusters.insert("main".into(), Cluster::default());
+        }
+        let names: Vec<&str> = file.clusters.keys().map(String::as_str).collect();
+        let text = format!("the file has several clusters ({}); say it there", names.join(", "));
+        let mut clusters = file.clusters.iter_mut();
+        match (clusters.next(), clusters.next()) {
+            (Some((name, cluster)), None) => {
+                let at = |key: &str| format!("clusters.{name}.{key}");
+                let tls = &mut cluster.tls;
+                let (ca, cert, key) =
+                    (&flags.upstream_cacert, &flags.upstream_cert, &flags.upstream_key);
+                self.list(&mut cluster.endpoints, &flags.upstream, &at("endpoints"), "--upstream");
+                self.give(&mut tls.ca_file, ca, &at("tls.ca_file"), "--upstream-cacert");
+                self.give(&mut tls.cert_file, cert, &at("tls.cert_file"), "--upstream-cert");
+                self.give(&mut tls.key_file, key, &at("tls.key_file"), "--upstream-key");
+            }
+            (Some(_), Some(_)) => self.refuse(&given, &text),
+            (None, _) => {
+                self.refuse(&given, "there is no cluster it could be for; give --upstream")
+            }
+        }
+    }
+
+    fn listener(&mut self, flags: &Flags, file: &mut File) {
+        let given = flags.given_for_listener();
+        if given.is_empty() {
+            return;
+        }
+        if file.listeners.is_empty() {
+            file.listeners.push(Listener::default());
+        }
+        let [listener] = &mut file.listeners[..] else {
+            return self.refuse(&given, "the file has several listeners; say it there");
+        };
+        let at = |key: &str| format!("listeners[0].{key}");
+        let overrides =
+            Some(flags.etcd_servers_overrides.join(",")).filter(|text| !text.is_empty());
+        self.set(&mut listener.address, &flags.listen, &at("address"), "--listen");
+        self.list(&mut listener.advertise, &flags.advertise, &at("advertise"), "--advertise");
+        self.set(
+            &mut listener.etcd_prefix,
+            &flags.etcd_prefix,
+            &at("etcd_prefix"),
+            "--etcd-prefix",
+        );
+        self.give(
+            &mut listener.etcd_servers_overrides,
+            &overrides,
+            &at("etcd_servers_overrides"),
+            "--etcd-servers-overrides",
+        );
+        self.listener_tls(flags, &mut listener.tls);
+        for route in &flags.route {
+            self.route(route, listener, &mut file.clusters);
+        }
+    }
+
+    fn listener_tls(&mut self, flags: &Flags, place: &mut Option<ListenerTls>) {
+        let Some(first) = flags.given_for_listener_tls().first().copied() else { return };
+        let at = |key: &str| format!("listeners[0].tls.{key}");
+        if place.is_none() {
+            self.origins.set("listeners[0].tls", Origin::Flag(first));
+        }
+        let tls = place.get_or_insert_default();
+        let (auth, ca) = (&flags.client_cert_auth, &flags.trusted_ca_file);
+        self.set(&mut tls.cert_file, &flags.cert_file, &at("cert_file"), "--cert-file");
+        self.set(&mut tls.key_file, &flags.key_file, &at("key_file"), "--key-file");
+        self.give(&mut tls.trusted_ca_file, ca, &at("trusted_ca_file"), "--trusted-ca-file");
+        self.give(&mut tls.client_cert_auth, auth, &at("client_cert_auth"), "--client-cert-auth");
+    }
+
+    /// Routes to the cluster that has these members, or to a new one with the settings of the
+    /// default cluster, its certificates included.
+    fn route(
+        &mut self,
+        flag: &RouteFlag,
+        listener: &mut Listener,
+        clusters: &mut BTreeMap<String, Cluster>,
+    ) {
+        let sole = clusters.keys().next().filter(|_| clusters.len() == 1);
+        let Some(default) = listener.default.clone().or_else(|| sole.cloned()) else {
+            let text = "it is not clear which cluster takes all other keys; give --upstream, or in the \
+                        file the listener's default";
+            return self.refuse(&["--route"], text);
+        };
+        let members =
+            |urls: &[Url]| urls.iter().map(|url| url.0.clone()).collect::<Vec<Endpoint>>();
+        let wanted = members(&flag.urls);
+        let same =
+            |(_, known): &(&String, &Cluster)| same_members(&members(&known.endpoints), &wanted);
+        let cluster = match clusters.iter().find(same) {
+            Some((name, _)) => name.clone(),
+            None => {
+                let name = name_after(&flag.prefix, |name| clusters.contains_key(name));
+                let template = clusters.get(&default).cloned().unwrap_or_default();
+                let endpoints = flag.urls.clone();
+                clusters.insert(name.clone(), Cluster { endpoints, ..template });
+                let path = format!("clusters.{name}");
+                self.origins.copy(&format!("clusters.{default}"), &path);
+                self.list_origin(&format!("{path}.endpoints"), flag.urls.len(), "--route");
+                name
+            }
+        };
+        let path = item("listeners[0].routes", listener.routes.len());
+        for key in ["prefix", "cluster"] {
+            self.origins.set(child(&path, key), Origin::Flag("--route"));
+        }
+        listener.routes.push(Route { prefix: flag.prefix.clone(), cluster });
+        if listener.default.is_none() {
+            let origin = self.origins.of(&format!("clusters.{default}.endpoints")).clone();
+            self.origins.set("listeners[0].default", origin);
+            listener.default = Some(default);
+        }
+    }
+}
+
+impl Flags {
+    fn given_for_cluster(&self) -> Vec<&'static str> {
+        names([
+            ("--upstream", !self.upstream.is_empty()),
+            ("--upstream-cacert", self.upstream_cacert.is_some()),
+            ("--upstream-cert", self.upstream_cert.is_some()),
+            ("--upstream-key", self.upstream_key.is_some()),
+        ])
+    }
+
+    fn given_for_listener_tls(&self) -> Vec<&'static str> {
+        names([
+            ("--cert-file", self.cert_file.is_some()),
+            ("--key-file", self.key_file.is_some()),
+            ("--trusted-ca-file", self.trusted_ca_file.is_some()),
+            ("--client-cert-auth", self.client_cert_auth.is_some()),
+        ])
+    }
+
+    fn given_for_listener(&self) -> Vec<&'static str> {
+        let mut given = names([
+            ("--listen", self.listen.is_some()),
+            ("--advertise", !self.advertise.is_empty()),
+            ("--route", !self.route.is_empty()),
+            ("--etcd-servers-overrides", !self.etcd_servers_overrides.is_empty()),
+            ("--etcd-prefix", self.etcd_prefix.is_some()),
+        ]);
+        given.extend(self.given_for_listener_tls());
+        given
+    }
+}
+
+fn names<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
+    flags.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Loaded, build};
+    use super::*;
+    use clap::Parser;
+    use std::path::Path;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn flags(args: &str) -> Flags {
+        Cli::parse_from(std::iter::once("seawall").chain(args.split_whitespace())).flags
+    }
+
+    fn load(args: &str) -> Loaded {
+        build(None, &flags(args)).unwrap_or_else(|error| panic!("{args}: {error}"))
+    }
+
+    #[track_caller]
+    fn check_error(file: &str, args: &str, expected: &[&str]) {
+        let file = (!file.is_empty()).then_some((Path::new("seawall.yaml"), file));
+        let error = build(file, &flags(args)).expect_err(args).to_string();
+        assert_eq!(error.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn flags_alone_are_enough() {
+        let Loaded { settings, origins } = load(
+            "--upstream https://a:1,https://b:1 --upstream-cacert ca.crt --listen 127.0.0.1:0 \
+             --route /registry/events=https://c:1 --route /registry/leases/=https://c:1 \
+             --route /other/events=https://d:1 --route /registry/pods=https://b:1,https://a:1 \
+             --admin off --workers 2 --log-level debug --log-format json",
+        );
+        let names: Vec<_> = settings.clusters.iter().map(|cluster| &cluster.name[..]).collect();
+        assert_eq!(names, ["events", "events-2", "main"]);
+        assert!(settings.clusters.iter().all(|cluster| cluster.tls.ca_file.is_some()));
+        let listener = &settings.listeners[0];
+        assert_eq!(listener.default, "main");
+        let routes: Vec<_> =
+            listener.routes.iter().map(|route| (&route.prefix[..], &route.cluster[..])).collect();
+        assert_eq!(
+            routes,
+            [
+                ("/registry/events", "events"),
+                ("/registry/leases", "events"),
+                ("/other/events", "events-2"),
+                ("/registry/pods", "main"),
+            ]
+        );
+        assert_eq!((settings.admin, settings.workers), (None, 2));
+        let origin = |path: &str| origins.of(path).to_string();
+        assert_eq!(origin("clusters.main.endpoints[1]"), "--upstream");
+        assert_eq!(origin("clusters.events.endpoints"), "--route");
+        assert_eq!(origin("clusters.events.tls.ca_file"), "--upstream-cacert");
+        assert_eq!(origin("listeners[0].address"), "--listen");
+        assert_eq!(origin("listeners[0].default"), "--upstream");
+        assert_eq!(origin("drain.grace"), "default");
+    }
+
+    #[test]
+    fn overrides_may_be_repeated() {
+        let settings = load(
+            "--upstream http://a:1 --etcd-prefix k8s --etcd-servers-overrides /events#http://b:1 \
+             --etcd-servers-overrides /pods#http://c:1",
+        )
+        .settings;
+        assert_eq!(settings.listeners[0].routes[1].prefix, "/k8s/pods");
+        assert_eq!(settings.clusters.len(), 3);
+    }
+
+    #[test]
+    fn listener_certificates_follow_etcd() {
+        let settings =
+            load("--upstream http://a:1 --cert-file a --key-file b --trusted-ca-file c").settings;
+        let tls = settings.listeners[0].listener.tls.as_ref().expect("it has certificates");
+        assert!(tls.client_cert_auth);
+    }
+
+    #[test]
+    fn flags_are_laid_over_the_file() {
+        let file =
+            "clusters: {etcd: {endpoints: [http://a:1], probe: {failures: 5}}}\nworkers: 3\n";
+        let args = flags("--upstream http://b:1 --route /x=http://c:1 --listen 127.0.0.1:5");
+        let loaded = build(Some((Path::new("seawall.yaml"), file)), &args).expect("it is sound");
+        let clusters = &loaded.settings.clusters;
+        assert_eq!((&clusters[0].name[..], clusters[0].probe.failures), ("etcd", 5));
+        assert_eq!(clusters[0].endpoints[0].host, "b");
+        assert_eq!((&clusters[1].name[..], clusters[1].probe.failures), ("x", 5));
+        assert_eq!(loaded.settings.workers, 3);
+        assert_eq!(loaded.origins.of("clusters.x.probe.failures").to_string(), "seawall.yaml:1");
+    }
+
+    #[test]
+    fn flags_that_could_mean_several_things_are_refused() {
+        check_error(
+            "clusters: {a: {endpoints: [http://a:1]}, b: {endpoints: [http://b:1]}}\n\
+             listeners: [{name: x, default: a, address: 127.0.0.1:1}, {default: b}]\n",
+            "--upstream http://c:1 --listen 127.0.0.1:2 --key-file k --workers 2",
+            &[
+                "--upstream: the file has several clusters (a, b); say it there",
+                "--listen: the file has several listeners; say it there",
+                "--key-file: the file has several listeners; say it there",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_route_needs_a_cluster_for_all_other_keys() {
+        check_error(
+            "",
+            "--route /registry/events=http://c:1",
+            &[
+                "clusters: expected at least one etcd cluster, met none; give --upstream URL, or in \
+                 the file clusters: {main: {endpoints: [URL]}}",
+                "--route: it is not clear which cluster takes all other keys; give --upstream, or in \
+                 the file the listener's default",
+            ],
+        );
+    }
+
+    #[test]
+    fn problems_of_flags_name_the_flag() {
+        check_error(
+            "",
+            "--upstream http://a:1,http://a:1 --client-cert-auth --route /a=http://b:1 --route /a=http://b:1",
+            &[
+                "--upstream: clusters.main.endpoints[1]: http://a:1 is listed twice",
+                "--client-cert-auth: listeners[0].tls.cert_file: expected the path of a PEM file, met nothing",
+                "--client-cert-auth: listeners[0].tls.key_file: expected the path of a PEM file, met nothing",
+                "--client-cert-auth: listeners[0].tls.trusted_ca_file: expected the PEM file of the \
+                 authorities that sign client certificates, met nothing, with client_cert_auth",
+                r#"--route: listeners[0].routes[1].prefix: the prefix "/a" is routed already (--route)"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for (args, part) in [
+            ("--route /a", "expected PREFIX=URL[,URL]"),
+            (
+                "--route /a=b",
+                "expected a URL of scheme, host and port such as https://10.0.0.1:2379 after the =",
+            ),
+            ("--upstream a:1", "expected a URL"),
+            ("--listen localhost:1", "expected an IP address"),
+            ("--log-format xml", "possible values: text, json"),
+        ] {
+            let error = Cli::try_parse_from(["seawall"].into_iter().chain(args.split(' ')))
+                .map(|_| ())
+                .expect_err(args)
+                .to_string();
+            assert!(error.contains(part), "{args}: {error}");
+        }
+    }
+}
