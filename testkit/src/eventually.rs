@@ -1,6 +1,6 @@
 use anyhow::{Result, anyhow};
 use std::time::Duration;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -14,16 +14,17 @@ pub async fn eventually<T>(
     what: &str,
     mut condition: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
-    let end = tokio::time::Instant::now() + deadline;
+    let end = Instant::now() + deadline;
     let mut last = anyhow!("the first attempt has not ended");
-    loop {
+    while Instant::now() < end {
         match timeout_at(end, condition()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => last = error,
-            Err(_) => return Err(last.context(format!("not within {deadline:?}: {what}"))),
+            Err(_) => break,
         }
         sleep(POLL_INTERVAL).await;
     }
+    Err(last.context(format!("not within {deadline:?}: {what}")))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl Member {
         self.end(Signal::SIGKILL).await.map(drop)
     }
 
-    /// Asks it to end (SIGTERM) and waits for that.
+    /// Asks it to end (SIGTERM) and waits for that. etcd shuts down and then ends by this signal.
     pub async fn terminate(&self) -> Result<ExitStatus> {
         self.end(Signal::SIGTERM).await
     }

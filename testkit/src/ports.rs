@@ -1,4 +1,5 @@
 use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
 use std::{
     env,
     fs::{self, File},
@@ -24,7 +25,7 @@ const COUNT: u16 = 12_000;
 impl Port {
     pub(crate) fn reserve() -> Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let locks = env::temp_dir().join("seawall-test-ports");
+        let locks = env::temp_dir().join(format!("seawall-test-ports-{}", Uid::current()));
         fs::create_dir_all(&locks).with_context(|| format!("creating {}", locks.display()))?;
         // Processes begin in different places, or each would first try all ports of the others.
         let start = process::id() % u32::from(COUNT);

@@ -106,13 +106,15 @@ impl Drop for Process {
     }
 }
 
+/// Whether children can be given the parent-death signal. Doing that ourselves would take unsafe
+/// code between fork and exec.
+static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
+    let probe = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).output();
+    probe.is_ok_and(|output| output.status.success())
+});
+
 impl Program {
     fn command(&self) -> Command {
-        // Setting the parent-death signal ourselves would take unsafe code between fork and exec.
-        static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
-            let probe = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).output();
-            probe.is_ok_and(|output| output.status.success())
-        });
         let mut command = if *SETPRIV {
             let mut command = Command::new("setpriv");
             command.args(["--pdeathsig", "KILL", "--"]).arg(&self.path);
@@ -161,6 +163,9 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eventually;
+    use anyhow::ensure;
+    use std::io::{BufRead, BufReader};
 
     fn shell(script: &str) -> Program {
         Program {
@@ -187,6 +192,39 @@ mod tests {
         drop(process);
         assert!(Usage::of(pid).is_err());
         Ok(())
+    }
+
+    /// Runs itself again as the process that is killed, which prints what it started.
+    #[tokio::test]
+    async fn a_process_dies_with_a_killed_test() -> Result<()> {
+        if std::env::var_os("SEAWALL_TEST_HOLD").is_some() {
+            let process = Process::spawn(&shell("exec sleep 1000"), Stdio::null())?;
+            println!("holding {}.", process.pid());
+            return std::future::pending().await;
+        }
+        if !*SETPRIV {
+            eprintln!("skipped: there is no setpriv here");
+            return Ok(());
+        }
+        let mut test = Command::new(std::env::current_exe()?)
+            .args(["--exact", "process::tests::a_process_dies_with_a_killed_test", "--nocapture"])
+            .env("SEAWALL_TEST_HOLD", "1")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = BufReader::new(test.stdout.take().context("stdout is a pipe")?);
+        let held = output.lines().map_while(Result::ok).find_map(|line| {
+            let (_, rest) = line.split_once("holding ")?;
+            rest.trim_end_matches('.').parse::<u32>().ok()
+        });
+        let held = held.context("it names what it started")?;
+        Usage::of(held)?;
+        test.kill()?;
+        test.wait()?;
+        eventually(Duration::from_secs(10), "its process to end", async || {
+            ensure!(Usage::of(held).is_err(), "{held} runs on");
+            Ok(())
+        })
+        .await
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use seawall_testkit::{Binaries, Cluster, Etcdctl, Pki, etcdctl, eventually};
-use std::{path::Path, time::Duration};
+use std::{os::unix::process::ExitStatusExt, path::Path, time::Duration};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -52,7 +52,9 @@ async fn data_and_address_survive_a_crash() -> Result<()> {
     member.restart().await?;
     assert_eq!(member.endpoint(), endpoint);
     assert_eq!(cluster.etcdctl(&["get", "a", "--print-value-only"]).await?.success()?, "1\n");
-    assert!(member.terminate().await?.success());
+    // etcd shuts down in order and then ends by the signal it got.
+    assert_eq!(member.terminate().await?.signal(), Some(15));
+    assert!(member.log()?.contains("closed etcd server"));
     Ok(())
 }
 
