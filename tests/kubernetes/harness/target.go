@@ -41,7 +41,7 @@ type Options struct {
 	Etcd []string
 	// Seawall are further flags for Seawall.
 	Seawall []string
-	// Serial keeps the subtests from running in parallel, because they change what the process shares.
+	// Serial keeps the test from running beside others, because it changes what the process shares.
 	Serial bool
 }
 
@@ -56,7 +56,8 @@ type Env struct {
 	Seawall *Seawall
 }
 
-// Run runs test once for each target, each time as a parallel subtest with its own servers.
+// Run runs test once for each target, each time as a subtest with its own servers. The subtests run in parallel, and
+// t itself with its siblings.
 func Run(t *testing.T, targets []Target, test func(t *testing.T, env *Env)) {
 	t.Helper()
 	RunWith(t, targets, Options{}, test)
@@ -65,6 +66,9 @@ func Run(t *testing.T, targets []Target, test func(t *testing.T, env *Env)) {
 // RunWith is Run with options for the servers.
 func RunWith(t *testing.T, targets []Target, options Options, test func(t *testing.T, env *Env)) {
 	t.Helper()
+	if !options.Serial {
+		t.Parallel()
+	}
 	for _, target := range targets {
 		if !selected(target) {
 			continue

@@ -147,9 +147,6 @@ func synced(name string, run func(context.Context, *testing.T, storage.Interface
 func runCacheSuites(t *testing.T, options harness.Options, suites []cacheSuite) {
 	for _, s := range suites {
 		t.Run(s.name, func(t *testing.T) {
-			if !options.Serial {
-				t.Parallel()
-			}
 			harness.RunWith(t, harness.All, options, func(t *testing.T, env *harness.Env) {
 				s.run(t.Context(), t, newCached(t, env))
 			})

@@ -33,9 +33,6 @@ func plain(name string, run func(context.Context, *testing.T, storage.Interface)
 func runSuites(t *testing.T, options harness.Options, suites []suite) {
 	for _, s := range suites {
 		t.Run(s.name, func(t *testing.T) {
-			if !options.Serial {
-				t.Parallel()
-			}
 			harness.RunWith(t, harness.All, options, func(t *testing.T, env *harness.Env) {
 				s.run(t.Context(), t, newFixture(t, env))
 			})
@@ -164,7 +161,6 @@ func (f *fixture) checkReads(t *testing.T, _, objects uint64) {
 func TestStoreCorruptObjects(t *testing.T) {
 	run := func(name string, test func(t *testing.T, env *harness.Env)) {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			harness.Run(t, harness.Single, test)
 		})
 	}
