@@ -49,7 +49,7 @@ impl Process {
         }
         let mut command = program.command();
         command.stderr(stderr);
-        let (started, start) = mpsc::channel();
+        let (started, start) = mpsc::sync_channel(1);
         let (exited, exit) = watch::channel(None);
         let waiter = thread::spawn(move || match command.spawn() {
             Ok(mut child) => {
