@@ -85,6 +85,8 @@ struct Counters {
 struct Follow {
     script: watch::Receiver<Script>,
     source: Option<usize>,
+    /// How many cuts there were when it was accepted.
+    cuts_before: u64,
 }
 
 impl FaultProxy {
@@ -162,7 +164,9 @@ impl Acceptor {
             // An accept fails when the other end is gone already, which is its own affair.
             let Ok((client, peer)) = listener.accept().await else { continue };
             self.counters.accepted.fetch_add(1, Ordering::SeqCst);
-            let follow = Follow { script: self.script.clone(), source: (self.identify)(peer) };
+            let cuts_before = self.script.borrow().cuts;
+            let source = (self.identify)(peer);
+            let follow = Follow { script: self.script.clone(), source, cuts_before };
             let (target, counters) = (self.target, self.counters.clone());
             connections.spawn(async move {
                 if follow.fault() == Fault::Refuse {
@@ -259,9 +263,9 @@ impl Follow {
         }
     }
 
-    /// Waits for the next cut.
+    /// Waits for a cut since it was accepted.
     async fn cut(&mut self) {
-        let before = self.script.borrow().cuts;
+        let before = self.cuts_before;
         self.script.wait_for(|script| script.cuts != before).await.ok();
     }
 }

@@ -1,3 +1,4 @@
+use crate::scratch::Scratch;
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -6,9 +7,8 @@ use rcgen::{
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
-use tempfile::TempDir;
 
 /// A certificate authority whose certificates lie as PEM files in a directory that goes with it.
 ///
@@ -18,8 +18,9 @@ pub struct Pki(Arc<Authority>);
 
 #[derive(Debug)]
 struct Authority {
-    dir: TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    dir: Scratch,
+    /// Held while files are written, so that a key and its certificate belong together.
+    issuer: Mutex<Issuer<'static, KeyPair>>,
 }
 
 /// The files of one certificate and its key.
@@ -29,20 +30,11 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-#[derive(Clone, Copy)]
-enum Validity {
-    Current,
-    Expired,
-}
-
-/// Go's servers show theirs as a client too, when etcd's HTTP gateway calls its own gRPC port.
-const SERVER_USAGES: [ExtendedKeyUsagePurpose; 2] =
-    [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-const CLIENT_USAGES: [ExtendedKeyUsagePurpose; 1] = [ExtendedKeyUsagePurpose::ClientAuth];
+const HOSTS: [&str; 3] = ["127.0.0.1", "::1", "localhost"];
 
 impl Pki {
     pub fn new() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("seawall-test-pki-").tempdir()?;
+        let dir = Scratch::new()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = named("seawall test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,7 +42,8 @@ impl Pki {
         let key = KeyPair::generate()?;
         let cert = params.self_signed(&key)?;
         replace(&dir.path().join("ca.crt"), &cert.pem())?;
-        Ok(Self(Arc::new(Authority { dir, issuer: Issuer::new(params, key) })))
+        let issuer = Mutex::new(Issuer::new(params, key));
+        Ok(Self(Arc::new(Authority { dir, issuer })))
     }
 
     /// The authority's own certificate.
@@ -59,52 +52,85 @@ impl Pki {
     }
 
     /// A certificate for servers on 127.0.0.1, ::1 and localhost.
-    ///
-    /// Asking again replaces the files in place with a new key and certificate, as a renewal does.
-    /// The same holds for every other certificate of the same name.
     pub fn server(&self) -> Result<Identity> {
-        self.issue("server", "seawall test server", &SERVER_USAGES, Validity::Current)
+        self.issued(&Kind::SERVER)
+    }
+
+    /// Replaces the files of [`Pki::server`] in place with a new key and certificate.
+    pub fn renew_server(&self) -> Result<Identity> {
+        self.issue(&Kind::SERVER)
     }
 
     /// A server certificate whose time is over.
     pub fn expired_server(&self) -> Result<Identity> {
-        self.issue("server-expired", "seawall test server", &SERVER_USAGES, Validity::Expired)
+        self.issued(&Kind { file: "server-expired", expired: true, ..Kind::SERVER })
     }
 
     /// A client certificate with this common name, which must be usable as a file name.
     pub fn client(&self, common_name: &str) -> Result<Identity> {
-        self.issue(&format!("client-{common_name}"), common_name, &CLIENT_USAGES, Validity::Current)
+        self.issued(&Kind::client(common_name, &format!("client-{common_name}")))
+    }
+
+    /// Replaces the files of [`Pki::client`] in place with a new key and certificate.
+    pub fn renew_client(&self, common_name: &str) -> Result<Identity> {
+        self.issue(&Kind::client(common_name, &format!("client-{common_name}")))
     }
 
     /// A client certificate whose time is over.
     pub fn expired_client(&self, common_name: &str) -> Result<Identity> {
-        let file = format!("client-{common_name}-expired");
-        self.issue(&file, common_name, &CLIENT_USAGES, Validity::Expired)
+        let file = format!("expired-client-{common_name}");
+        self.issued(&Kind { expired: true, ..Kind::client(common_name, &file) })
     }
 
-    fn issue(
-        &self,
-        file: &str,
-        common_name: &str,
-        usages: &[ExtendedKeyUsagePurpose],
-        validity: Validity,
-    ) -> Result<Identity> {
-        let hosts = ["127.0.0.1", "::1", "localhost"].map(str::to_owned);
-        let mut params = CertificateParams::new(hosts)?;
-        params.distinguished_name = named(common_name);
+    /// The files as they are, or new ones if there are none.
+    fn issued(&self, kind: &Kind<'_>) -> Result<Identity> {
+        let identity = self.files(kind);
+        // The certificate is written last.
+        if identity.cert.exists() { Ok(identity) } else { self.issue(kind) }
+    }
+
+    fn issue(&self, kind: &Kind<'_>) -> Result<Identity> {
+        let mut params = CertificateParams::new(HOSTS.map(str::to_owned))?;
+        params.distinguished_name = named(kind.common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages.to_vec();
-        if let Validity::Expired = validity {
+        params.extended_key_usages = kind.usages.to_vec();
+        if kind.expired {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2020, 1, 2);
         }
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.0.issuer)?;
-        let path = |extension| self.0.dir.path().join(format!("{file}.{extension}"));
-        let identity = Identity { cert: path("crt"), key: path("key") };
+        let (key, identity) = (KeyPair::generate()?, self.files(kind));
+        let issuer = self.0.issuer.lock().unwrap_or_else(PoisonError::into_inner);
+        let cert = params.signed_by(&key, &*issuer)?;
         replace(&identity.key, &key.serialize_pem())?;
         replace(&identity.cert, &cert.pem())?;
         Ok(identity)
+    }
+
+    fn files(&self, kind: &Kind<'_>) -> Identity {
+        let path = |extension| self.0.dir.path().join(format!("{}.{extension}", kind.file));
+        Identity { cert: path("crt"), key: path("key") }
+    }
+}
+
+/// What a certificate says, and where it lies.
+struct Kind<'a> {
+    file: &'a str,
+    common_name: &'a str,
+    usages: &'a [ExtendedKeyUsagePurpose],
+    expired: bool,
+}
+
+impl<'a> Kind<'a> {
+    /// Go's servers show theirs as a client too: etcd's HTTP gateway calls its own gRPC port.
+    const SERVER: Kind<'static> = Kind {
+        file: "server",
+        common_name: "seawall test server",
+        usages: &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        expired: false,
+    };
+
+    fn client(common_name: &'a str, file: &'a str) -> Self {
+        Self { file, common_name, usages: &[ExtendedKeyUsagePurpose::ClientAuth], expired: false }
     }
 }
 
@@ -127,14 +153,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn issuing_again_replaces_the_files_in_place() -> Result<()> {
+    fn only_a_renewal_replaces_the_files() -> Result<()> {
         let pki = Pki::new()?;
         let first = pki.client("apiserver")?;
-        let (cert, key) = (fs::read(&first.cert)?, fs::read(&first.key)?);
-        let again = pki.client("apiserver")?;
-        assert_eq!(again, first);
-        assert_ne!(fs::read(&again.cert)?, cert);
-        assert_ne!(fs::read(&again.key)?, key);
+        let content = |identity: &Identity| -> Result<_> {
+            Ok((fs::read(&identity.cert)?, fs::read(&identity.key)?))
+        };
+        let before = content(&first)?;
+        assert_eq!(pki.client("apiserver")?, first);
+        assert_eq!(content(&first)?, before);
+        assert_eq!(pki.renew_client("apiserver")?, first);
+        let after = content(&first)?;
+        assert!(after.0 != before.0 && after.1 != before.1);
         Ok(())
     }
 

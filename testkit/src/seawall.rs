@@ -19,7 +19,8 @@ use std::{
 };
 use tokio::{sync::watch, time::timeout};
 
-/// The built proxy, run as operators run it.
+/// The built proxy, run as operators run it. It is killed when this value goes; a test that panics
+/// shows the log, and one run with `SEAWALL_TEST_LOG` set shows it as it comes.
 #[derive(Debug)]
 pub struct SeawallProcess {
     process: Process,
@@ -168,6 +169,14 @@ impl SeawallProcess {
     }
 }
 
+impl Drop for SeawallProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("seawall logged\n{}", self.log.text());
+        }
+    }
+}
+
 /// One line of the log: the fields of a JSON object. A line that is none, such as that of a panic,
 /// is the message of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,7 +249,11 @@ impl Log {
         let (grow, length) = watch::channel(0);
         let log = Self { lines: lines.clone(), length };
         thread::spawn(move || {
+            let echo = env::var_os("SEAWALL_TEST_LOG").is_some();
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if echo {
+                    eprintln!("{line}");
+                }
                 let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
                 lines.push(LogLine::parse(&line));
                 grow.send_replace(lines.len());

@@ -145,7 +145,7 @@ async fn an_expired_server_certificate_is_not_trusted_and_a_renewed_one_is() -> 
     std::fs::copy(&expired.key, &server.key)?;
     let refused = cluster.etcdctl(&["get", "a", "--command-timeout=1s"]).await?;
     assert!(!refused.status.success(), "{refused:?}");
-    pki.server()?;
+    pki.renew_server()?;
     cluster.etcdctl(&["get", "a"]).await?.success()?;
     Ok(())
 }
