@@ -16,14 +16,7 @@ use crate::{
 use anyhow::Context;
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
-use std::{
-    collections::HashMap,
-    fs,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
@@ -294,7 +287,8 @@ fn topology(
         anyhow::Ok(used.len() - 1)
     };
     let default = index_of(&settings.default)?;
-    let routes = settings.routes.iter().map(|route| Ok((route.prefix.clone(), index_of(&route.cluster)?)));
+    let routes =
+        settings.routes.iter().map(|route| Ok((route.prefix.clone(), index_of(&route.cluster)?)));
     let routes: Vec<_> = routes.collect::<anyhow::Result<_>>()?;
     let table = Table::new(default, routes)
         .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;

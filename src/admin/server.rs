@@ -57,7 +57,10 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
-            .route("/status", get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }))
+            .route(
+                "/status",
+                get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }),
+            )
             .with_state(view);
         axum::serve(self.socket, router).await.context("admin port")
     }
@@ -101,7 +104,8 @@ async fn readyz(State(view): State<Arc<View>>, RawQuery(query): RawQuery) -> imp
 /// Kubernetes' way of telling: `ok`, or every check with `?verbose` and on failure.
 fn page(name: &str, results: &Results, query: Option<String>) -> (StatusCode, String) {
     let failed = results.values().any(Result::is_err);
-    let verbose = query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
     if !failed && !verbose {
         return (StatusCode::OK, "ok\n".into());
     }

@@ -73,11 +73,12 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         let _ = cork.poll_flush(cx);
         shaken
     });
-    let shaken = timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| "HTTP/2 handshake timed out")?;
+    let shaken =
+        timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| "HTTP/2 handshake timed out")?;
     let mut connection = shaken.map_err(|error| format!("HTTP/2: {error}"))?;
-    let keepalive = connection.ping_pong().map(|pings| {
-        Keepalive::new(pings, config.keepalive_interval, config.keepalive_timeout)
-    });
+    let keepalive = connection
+        .ping_pong()
+        .map(|pings| Keepalive::new(pings, config.keepalive_interval, config.keepalive_timeout));
     let mut driver = Driver { shared, cork, keepalive, received: 0, sent: 0 };
     let mut draining = pin!(shared.edge.draining.cancelled());
     let mut drains = false;

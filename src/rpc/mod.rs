@@ -21,7 +21,7 @@ mod status;
 mod watch;
 
 pub use edge::Edge;
-pub use http::answer as answer_http;
+pub use http::{Page, answer as answer_http};
 
 use crate::{
     etcd::{

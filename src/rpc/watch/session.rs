@@ -262,7 +262,7 @@ impl<'c> Session<'c> {
                 cancel_reason,
                 ..Default::default()
             };
-            self.tell(&response).await?;
+            tell(&self.outlet, &response).await?;
         }
         if matches!(self.step, Step::Creating(waiting) if waiting == cluster) {
             self.refuse(cluster, status.message().to_owned()).await?;
@@ -287,13 +287,14 @@ impl<'c> Session<'c> {
             cancel_reason,
             ..Default::default()
         };
-        self.tell(&refusal).await
+        tell(&self.outlet, &refusal).await
     }
+}
 
-    async fn tell(&self, response: &WatchResponse) -> Result<(), End> {
-        let mut turn = self.outlet.turn().await;
-        turn.send(grpc::encode(response)).await.map_err(|_| End::Gone)
-    }
+/// Sends a response of our own.
+async fn tell(outlet: &Outlet, response: &WatchResponse) -> Result<(), End> {
+    let mut turn = outlet.turn().await;
+    turn.send(grpc::encode(response)).await.map_err(|_| End::Gone)
 }
 
 /// Waits for the stream that is being opened, if any; then the step is for the caller to set.
