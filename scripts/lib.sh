@@ -7,6 +7,11 @@ tools=${SEAWALL_TOOLS_DIR:-$repo/target/tools}
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
+# skipped WHAT: says it now, and again at the end of `make test`.
+skipped() {
+  say "SKIPPED: $*"
+  if [ -n "${SEAWALL_SKIPPED:-}" ]; then printf '%s\n' "$*" >>"$SEAWALL_SKIPPED"; fi
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # A half-built tool must never be found by its final path, so everything is built in a staging

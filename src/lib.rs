@@ -1,13 +1,28 @@
 //! Seawall, a load-protection proxy in front of etcd.
+//!
+//! Modules in the order in which a call meets them: [`listener`] takes the connection, [`rpc`] the
+//! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]) and forwards it
+//! ([`upstream`]). Beside the way: [`admin`] and [`drain`]. Below everything: [`etcd`]'s vocabulary,
+//! [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: [`config`] and [`app`], which puts the
+//! parts together. Modules use only those that come after them; a test sees to that.
+
+pub mod app;
+pub mod config;
 
 pub mod admin;
+pub mod listener;
+pub mod rpc;
+
+pub mod pipeline;
+
 pub mod admission;
-pub mod config;
+pub mod routing;
+pub mod upstream;
+
 pub mod drain;
+pub mod telemetry;
+pub mod worker;
+
 pub mod etcd;
 pub mod grpc;
-pub mod listener;
-pub mod routing;
-pub mod telemetry;
 pub mod tls;
-pub mod upstream;

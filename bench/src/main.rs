@@ -1,1 +1,54 @@
-fn main() {}
+//! Measures what Seawall and its peers cost in front of etcd, against the same etcd without them.
+//!
+//! - [`cli`]: flags, and the plan they make.
+//! - [`passthrough`]: the run: rounds over experiments over targets.
+//! - [`target`]: what is measured, and how it is started.
+//! - [`workload`]: what is asked of it, and what is a right answer.
+//! - [`client`]: HTTP/2 and gRPC at little cost.
+//! - [`measure`]: closed loops, latencies, processor time and memory.
+//! - [`report`]: tables, JSON, and where it was measured.
+
+mod cli;
+mod client;
+mod measure;
+mod passthrough;
+mod report;
+mod target;
+mod workload;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// One thread: what the client does not use is left to those it measures.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Passthrough(flags) => passthrough(&flags).await,
+    }
+}
+
+async fn passthrough(flags: &cli::Passthrough) -> Result<ExitCode> {
+    let plan = flags.plan()?;
+    let mut report = report::Report::new(&plan)?;
+    let ended = tokio::select! {
+        ended = Box::pin(passthrough::run(&plan, &mut report)) => ended,
+        signal = interrupted() => signal.and_then(|()| anyhow::bail!("interrupted")),
+    };
+    if let Err(error) = ended {
+        report.failure(format!("The run is not complete: {error:#}"));
+    }
+    report.write(flags.json.as_deref(), flags.markdown.as_deref())?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Everything that was started ends with the values that own it, so a signal only has to be heard.
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        signal = tokio::signal::ctrl_c() => signal.context("listening for Ctrl-C"),
+        _ = terminate.recv() => Ok(()),
+    }
+}

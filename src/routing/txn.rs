@@ -72,6 +72,14 @@ pub struct SpansClusters<C> {
     pub second: (KeyRange, C),
 }
 
+impl<C> SpansClusters<C> {
+    /// The same with another name for each cluster.
+    pub fn map<D>(self, name: impl Fn(C) -> D) -> SpansClusters<D> {
+        let Self { first, second } = self;
+        SpansClusters { first: (first.0, name(first.1)), second: (second.0, name(second.1)) }
+    }
+}
+
 impl<C: fmt::Display> fmt::Display for SpansClusters<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ((first, one), (second, other)) = (&self.first, &self.second);

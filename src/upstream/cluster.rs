@@ -6,13 +6,14 @@ use super::{
     metrics::ClusterMetrics,
     probe,
     retry::Budget,
+    timeline::Timeline,
 };
 use crate::{
     etcd::{
         method::Effect,
         proto::etcdserverpb::{ResponseHeader, StatusResponse},
     },
-    grpc, tls,
+    tls,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, futures::Notified},
     time::{Instant, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -43,6 +44,7 @@ pub struct Cluster {
     leader: AtomicU64,
     /// What probes found out, for calls that are answered without asking.
     identity: RwLock<Identity>,
+    timeline: Timeline,
     budget: Budget,
     metrics: ClusterMetrics,
     /// Some member's state has changed.
@@ -94,6 +96,7 @@ impl Cluster {
             members,
             leader: AtomicU64::new(0),
             identity: RwLock::new(Identity { statuses, ..Identity::default() }),
+            timeline: Timeline::default(),
             budget: Budget::new(settings.retry.budget_percent),
             metrics: metrics.cluster(&settings.name),
             changed,
@@ -203,9 +206,19 @@ impl Cluster {
         self.members.iter().any(|member| member.state() == State::Healthy)
     }
 
-    /// Waits for the next change of some member's state.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// How long no member has sent anything.
+    pub fn silent_for(&self) -> Duration {
+        self.members.iter().map(|member| member.silent_for()).min().unwrap_or_default()
+    }
+
+    /// Resolves at the next change of some member's state.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Which revision the cluster had when.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     pub fn identity(&self) -> Identity {
@@ -256,12 +269,11 @@ impl Cluster {
         }
         identity.header = header;
         identity.asked = Some(asked);
+        self.timeline.record(asked.0, asked.1, header.revision);
     }
 }
 
 /// A status that etcd gave at once instead of an answer, and that another member may not give.
 fn is_unavailable(answer: &Answer) -> bool {
-    answer.body.is_end_stream()
-        && grpc::from_headers(&answer.head.headers)
-            .is_some_and(|status| status.code() == Code::Unavailable)
+    answer.refusal().is_some_and(|status| status.code() == Code::Unavailable)
 }

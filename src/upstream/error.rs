@@ -23,7 +23,7 @@ pub enum Error {
 
 impl Error {
     /// What `error` says about a call that was handed to the connection to `member`.
-    pub(super) fn after_sending(member: &Arc<str>, error: &h2::Error) -> Self {
+    pub fn after_sending(member: &Arc<str>, error: &h2::Error) -> Self {
         let member = Arc::clone(member);
         let reason = error.reason().unwrap_or(Reason::NO_ERROR);
         if !error.is_remote() {

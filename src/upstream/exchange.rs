@@ -3,13 +3,14 @@
 use super::{Error, Lane, Member, lane::Slot, member::Waiting};
 use crate::{
     etcd::method::Affinity,
-    grpc::{Incoming, Outgoing},
+    grpc::{self, Incoming, Outgoing},
 };
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{HeaderMap, Method, Request, Uri, response, uri::PathAndQuery};
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc};
 use tokio::time::Instant;
+use tonic::{Code, Status};
 
 /// A call to be made, and how.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ pub struct Answer {
     /// Our side of the stream, where it was kept open.
     pub outgoing: Option<Outgoing>,
     /// Held until the body has ended, so that a long answer counts on its connection.
-    _slot: Slot,
+    pub slot: Slot,
 }
 
 impl Exchange {
@@ -85,12 +86,55 @@ impl Exchange {
         // What a list takes says little about the next call.
         self.waiting.answered(self.lane == Lane::Light);
         let (head, body) = response.into_parts();
-        let (body, _slot) = (Incoming::new(body), self.slot);
-        Ok(Answer { head, body, member: self.member, outgoing: self.outgoing, _slot })
+        let (body, slot) = (Incoming::new(body), self.slot);
+        Ok(Answer { head, body, member: self.member, outgoing: self.outgoing, slot })
+    }
+}
+
+impl Exchange {
+    /// As [`Exchange::answer`], while what `incoming` brings is passed on: a member may send no head
+    /// before it has read something.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Exchange::answer`].
+    pub async fn answer_while_sending(mut self, incoming: &mut Incoming) -> Result<Answer, Error> {
+        let Some(mut up) = self.outgoing.take() else { return self.answer().await };
+        let mut open = true;
+        let mut response = self.response;
+        let head = loop {
+            tokio::select! {
+                biased;
+                head = &mut response => break head,
+                chunk = poll_fn(|cx| incoming.poll_chunk(cx)), if open => match chunk {
+                    Some(Ok(chunk)) => {
+                        let length = chunk.len();
+                        open = up.send(chunk).await.is_ok();
+                        incoming.release(length);
+                    }
+                    _ => open = up.close().is_err(),
+                },
+            }
+        };
+        let response = head.map_err(|error| Error::after_sending(&self.member.name, &error))?;
+        let (head, body) = response.into_parts();
+        let (body, outgoing) = (Incoming::new(body), open.then_some(up));
+        Ok(Answer { head, body, member: self.member, outgoing, slot: self.slot })
     }
 }
 
 impl Answer {
+    /// Whether the answer is an error and nothing else, as etcd refuses unary calls.
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    /// The error that is the whole answer.
+    pub fn refusal(&self) -> Option<Status> {
+        let status = grpc::from_headers(&self.head.headers)?;
+        (self.body.is_end_stream() && status.code() != Code::Ok).then_some(status)
+    }
+
     /// The error that a broken body of this answer means.
     pub fn broken(&self, error: &h2::Error) -> Error {
         Error::after_sending(&self.member.name, error)

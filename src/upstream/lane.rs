@@ -77,7 +77,7 @@ struct Connection {
 
 /// A place for one call on a connection, given back on drop.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub struct Slot {
     connection: Arc<Connection>,
     pool: Arc<Pool>,
 }

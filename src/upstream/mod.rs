@@ -15,12 +15,15 @@ mod member;
 mod metrics;
 mod probe;
 mod retry;
+mod timeline;
 
 pub use ask::CONTROL;
 pub use cluster::{Cluster, Identity};
 pub use config::{Config, Endpoint, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig};
 pub use error::Error;
 pub use exchange::{Answer, Exchange, Outbound};
-pub use lane::Lane;
+pub use lane::{Lane, Slot};
 pub use member::{Member, State};
 pub use metrics::Metrics;
+pub use probe::is_about_permission;
+pub use timeline::Timeline;

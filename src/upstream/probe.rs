@@ -80,14 +80,15 @@ fn judge(read: &Reply<RangeResponse>, status: &Reply<StatusResponse>) -> Option<
     match (read, status) {
         _ if learner => Some(State::Learner),
         (Some(Ok(_)), _) => Some(State::Healthy),
-        // Permission is looked at after the quorum was asked.
         (Some(Err(refused)), _) if is_about_permission(refused) => Some(State::Healthy),
         (Some(Err(_)), _) | (None, Some(_)) => Some(State::NoQuorum),
         (None, None) => None,
     }
 }
 
-fn is_about_permission(status: &Status) -> bool {
+/// Whether a read was refused for want of permission. etcd looks at that after it has asked the
+/// quorum, so the quorum is there.
+pub fn is_about_permission(status: &Status) -> bool {
     matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
         || status.message() == "etcdserver: user name is empty"
 }

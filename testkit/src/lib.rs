@@ -1,1 +1,33 @@
 //! Real etcd servers, certificates and faulty networks for tests, the demo and the bench.
+//!
+//! - [`Cluster`]: an etcd cluster on free ports of 127.0.0.1, whose members can be killed, paused,
+//!   restarted and cut off from each other; [`Binaries`] selects the version, [`Etcdctl`] drives it.
+//! - [`Pki`]: certificates that a test trusts, and some that it does not.
+//! - [`FaultProxy`]: a TCP connection that misbehaves on command.
+//! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
+//! - [`eventually`]: waits for a condition, so that no test sleeps.
+//!
+//! Every process started here ends with its owner, also when the test process is killed.
+
+mod binaries;
+mod cluster;
+mod etcdctl;
+mod eventually;
+mod fault_proxy;
+mod http;
+mod member;
+mod pki;
+mod ports;
+mod process;
+mod scratch;
+mod seawall;
+
+pub use binaries::Binaries;
+pub use cluster::{Cluster, ClusterBuilder};
+pub use etcdctl::{Etcdctl, Output, etcdctl};
+pub use eventually::eventually;
+pub use fault_proxy::{Connections, Direction, Fault, FaultProxy};
+pub use member::Member;
+pub use pki::{Identity, Pki};
+pub use process::Usage;
+pub use seawall::{LogLine, SeawallBuilder, SeawallProcess};

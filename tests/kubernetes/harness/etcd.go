@@ -76,11 +76,11 @@ func newEtcd(t testing.TB, dir string, extra []string) *Etcd {
 }
 
 func (e *Etcd) start() error {
-	bin, err := etcdBinary()
+	etcd, err := etcdBinary()
 	if err != nil {
 		return err
 	}
-	if e.process, err = startProcess("etcd", bin, e.args, func(string) {}); err != nil {
+	if e.process, err = startProcess("etcd", etcd.path, e.args, func(string) {}); err != nil {
 		return err
 	}
 	err = wait.PollUntilContextTimeout(context.Background(), 5*time.Millisecond, Patience, true,
@@ -131,60 +131,75 @@ func newClient(t testing.TB, config clientv3.Config) *clientv3.Client {
 	return client
 }
 
-var etcdBinary = sync.OnceValues(func() (string, error) {
+// etcdMinimum is the oldest etcd whose progress notifications Kubernetes trusts.
+const etcdMinimum = "3.5.13"
+
+// An etcdProgram is an installed etcd.
+type etcdProgram struct {
+	path    string
+	version *version.Version
+}
+
+var etcdBinary = sync.OnceValues(func() (etcdProgram, error) {
+	etcd, err := findEtcd()
+	if err == nil && !etcd.version.AtLeast(version.MustParseSemantic(etcdMinimum)) {
+		err = fmt.Errorf("%s is etcd %s, and these tests need %s or newer: name another one in SEAWALL_ETCD_BIN",
+			etcd.path, etcd.version, etcdMinimum)
+	}
+	return etcd, err
+})
+
+func findEtcd() (etcdProgram, error) {
 	if bin := os.Getenv("SEAWALL_ETCD_BIN"); bin != "" {
-		return bin, nil
+		return newEtcdProgram(bin)
 	}
 	if bin, err := exec.LookPath("etcd"); err == nil {
-		return bin, nil
+		return newEtcdProgram(bin)
 	}
-	found, err := filepath.Glob(filepath.Join(repository(), "target/tools/etcd/*/bin/etcd"))
+	installed, err := filepath.Glob(filepath.Join(repository(), "target/tools/etcd/*/bin/etcd"))
 	if err != nil {
-		return "", err
+		return etcdProgram{}, err
 	}
-	var newest string
-	var newestVersion *version.Version
-	for _, bin := range found {
-		v, err := etcdVersionOf(bin)
+	var newest etcdProgram
+	for _, bin := range installed {
+		etcd, err := newEtcdProgram(bin)
 		if err != nil {
-			return "", err
+			return etcdProgram{}, err
 		}
-		if newestVersion == nil || newestVersion.LessThan(v) {
-			newest, newestVersion = bin, v
+		if newest.version == nil || newest.version.LessThan(etcd.version) {
+			newest = etcd
 		}
 	}
-	if newest == "" {
-		return "", fmt.Errorf("no etcd: name one in SEAWALL_ETCD_BIN, or put it on the PATH or below target/tools/etcd")
+	if newest.version == nil {
+		return etcdProgram{}, fmt.Errorf("no etcd: name one in SEAWALL_ETCD_BIN, put it on the PATH, " +
+			"or install it with `scripts/etcd install newest`")
 	}
 	return newest, nil
-})
+}
 
 var versionLine = regexp.MustCompile(`etcd Version: (\S+)`)
 
-func etcdVersionOf(bin string) (*version.Version, error) {
-	out, err := exec.Command(bin, "--version").Output()
+func newEtcdProgram(path string) (etcdProgram, error) {
+	out, err := exec.Command(path, "--version").Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s --version: %w", bin, err)
+		return etcdProgram{}, fmt.Errorf("%s --version: %w", path, err)
 	}
 	match := versionLine.FindStringSubmatch(string(out))
 	if match == nil {
-		return nil, fmt.Errorf("%s --version told no version: %q", bin, out)
+		return etcdProgram{}, fmt.Errorf("%s --version told no version: %q", path, out)
 	}
-	return version.ParseSemantic(match[1])
+	v, err := version.ParseSemantic(match[1])
+	return etcdProgram{path, v}, err
 }
 
 // EtcdAtLeast tells whether the etcd servers of these tests are of this version or newer.
 func EtcdAtLeast(t testing.TB, minimum string) bool {
 	t.Helper()
-	bin, err := etcdBinary()
+	etcd, err := etcdBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := etcdVersionOf(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v.AtLeast(version.MustParseSemantic(minimum))
+	return etcd.version.AtLeast(version.MustParseSemantic(minimum))
 }
 
 // ProgressInterval is the flag that sets the interval of etcd's progress notifications.

@@ -41,7 +41,7 @@ type Options struct {
 	Etcd []string
 	// Seawall are further flags for Seawall.
 	Seawall []string
-	// Serial keeps the subtests from running in parallel, because they change what the process shares.
+	// Serial keeps the test from running beside others, because it changes what the process shares.
 	Serial bool
 }
 
@@ -56,7 +56,8 @@ type Env struct {
 	Seawall *Seawall
 }
 
-// Run runs test once for each target, each time as a parallel subtest with its own servers.
+// Run runs test once for each target, each time as a subtest with its own servers. The subtests run in parallel, and
+// t itself with its siblings.
 func Run(t *testing.T, targets []Target, test func(t *testing.T, env *Env)) {
 	t.Helper()
 	RunWith(t, targets, Options{}, test)
@@ -65,6 +66,9 @@ func Run(t *testing.T, targets []Target, test func(t *testing.T, env *Env)) {
 // RunWith is Run with options for the servers.
 func RunWith(t *testing.T, targets []Target, options Options, test func(t *testing.T, env *Env)) {
 	t.Helper()
+	if !options.Serial {
+		t.Parallel()
+	}
 	for _, target := range targets {
 		if !selected(target) {
 			continue
@@ -99,8 +103,9 @@ func newEnv(t testing.TB, target Target, options Options) *Env {
 	if target == Routed {
 		env.Events = startEtcd(t, options.Etcd...)
 		args = append(args, "--route", EventsPrefix+"="+env.Events.URL)
-		// Revisions of the two clusters must differ, or a mix-up of them could go unseen.
-		advance(t, env.Events, 50)
+		// Revisions of the two clusters must differ, or a mix-up of them could go unseen. The cluster of the events stays
+		// new, because some suites of Kubernetes know the revisions of a new cluster.
+		advance(t, env.Etcd, 50)
 	}
 	env.Seawall = startSeawall(t, args...)
 	return env

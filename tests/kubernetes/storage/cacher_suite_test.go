@@ -147,9 +147,6 @@ func synced(name string, run func(context.Context, *testing.T, storage.Interface
 func runCacheSuites(t *testing.T, options harness.Options, suites []cacheSuite) {
 	for _, s := range suites {
 		t.Run(s.name, func(t *testing.T) {
-			if !options.Serial {
-				t.Parallel()
-			}
 			harness.RunWith(t, harness.All, options, func(t *testing.T, env *harness.Env) {
 				s.run(t.Context(), t, newCached(t, env))
 			})
@@ -224,14 +221,18 @@ func TestCacherList(t *testing.T) {
 	for _, snapshots := range []bool{true, false} {
 		t.Run("Snapshots="+strconv.FormatBool(snapshots), func(t *testing.T) {
 			featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.ListFromCacheSnapshot, snapshots)
-			runCacheSuites(t, harness.Options{}, []cacheSuite{
-				{"List", func(ctx context.Context, t *testing.T, c *cached) {
+			t.Run("List", func(t *testing.T) {
+				// The suite expects certain lists at etcd, which it names with a prefix the routed target does not have.
+				harness.Run(t, harness.Single, func(t *testing.T, env *harness.Env) {
+					c := newCached(t, env)
 					compact := c.compact
 					if !snapshots {
 						compact = c.store.compactUnwatched
 					}
-					storagetesting.RunTestList(ctx, t, c, compact, true, c.lists())
-				}},
+					storagetesting.RunTestList(t.Context(), t, c, compact, true, c.lists())
+				})
+			})
+			runCacheSuites(t, harness.Options{}, []cacheSuite{
 				{"ConsistentList", func(ctx context.Context, t *testing.T, c *cached) {
 					storagetesting.RunTestConsistentList(ctx, t, c, c.store.increaseRV, true, true, snapshots)
 				}},

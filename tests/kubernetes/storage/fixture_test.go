@@ -86,10 +86,10 @@ func newFixtureWith(t testing.TB, env *harness.Env, prefix string, codec runtime
 		transformer: newSwappable(),
 	}
 	f.compactions = f.client.Client
-	if env.Target == harness.Routed {
+	if env.Owner(prefix) != env.Etcd {
 		// A compaction through Seawall names a revision of the default cluster. These suites compact at
 		// revisions of the pods' own cluster.
-		f.compactions = env.Events.Client(t)
+		f.compactions = env.Owner(prefix).Client(t)
 	}
 	compactor := etcd3.NewCompactor(f.compactions, 0, clock.RealClock{}, nil)
 	t.Cleanup(compactor.Stop)

@@ -21,7 +21,6 @@ func TestHealthChecks(t *testing.T) {
 	}
 	for name, create := range checks {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			harness.Run(t, harness.All, func(t *testing.T, env *harness.Env) {
 				config := backendConfig(env)
 				// A check asks etcd once in half its timeout, and repeats its last answer between.

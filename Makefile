@@ -1,0 +1,71 @@
+# The tasks of this project. CI runs `make test` and nothing else.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions demo bench clean
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# What the tests start, unless told otherwise.
+export SEAWALL_BIN ?= $(target)/release/seawall
+# What could not be checked, said again at the end of `make test`.
+export SEAWALL_SKIPPED := $(target)/skipped
+ifdef SEAWALL_TOOLS_DIR
+export PROTOC ?= $(SEAWALL_TOOLS_DIR)/protoc/bin/protoc
+endif
+
+help: ## List the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Obtain protoc and the etcd versions the tests need, without root, below target/tools
+	@scripts/protoc
+	@scripts/etcd install default oldest newest
+
+build: ## Build the proxy (release)
+	cargo build --release --locked
+
+fmt: ## Format the code
+	cargo fmt --all
+
+lint: setup ## Check the format and lint everything
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: setup ## Build the API documentation; a broken link fails
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+deny: ## Audit the dependencies: licences, sources, bans, and advisories where they can be fetched
+	@scripts/deny
+
+test: ## Everything CI runs
+	@mkdir -p $(target) && rm -f $(SEAWALL_SKIPPED)
+	@$(MAKE) --no-print-directory lint doc deny test-rust test-kubernetes
+	@echo
+	@if [ -f $(SEAWALL_SKIPPED) ]; then sed 's/^/SKIPPED: /' $(SEAWALL_SKIPPED); fi
+	@echo "make test: everything that ran has passed"
+
+test-rust: setup build ## All Rust tests with the oldest etcd that can be had, conformance with the newest too
+	SEAWALL_ETCD=$$(scripts/etcd oldest) cargo test --workspace --locked
+	SEAWALL_ETCD=$$(scripts/etcd newest) cargo test --locked --test conformance
+
+test-kubernetes: setup build ## kube-apiserver's own storage suites through the proxy, where there is Go
+	@scripts/kubernetes-tests
+
+test-versions: setup build ## Conformance with every etcd version that can be had: 3.4 3.5 3.6 3.7
+	@scripts/etcd list
+	@scripts/etcd install all
+	@for line in $$(scripts/etcd all); do \
+	  echo "conformance with etcd $$line"; \
+	  SEAWALL_ETCD=$$line cargo test --locked --test conformance; \
+	done
+
+demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
+	@KEEP=$(KEEP) cargo run --quiet --locked --example demo
+
+bench: setup build ## Measure what the proxy costs and what it protects; ARGS are for seawall-bench
+	cargo run --release --locked --package seawall-bench -- $(ARGS)
+
+clean: ## Remove everything that was built or obtained
+	cargo clean
+	rm -rf target

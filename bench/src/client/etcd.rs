@@ -1,0 +1,138 @@
+//! The few messages of etcd's API that the workloads send and check.
+
+use bytes::Bytes;
+
+/// The path of an RPC, as it stands in `:path`.
+pub(crate) type Method = &'static str;
+
+pub(crate) const RANGE: Method = "/etcdserverpb.KV/Range";
+pub(crate) const PUT: Method = "/etcdserverpb.KV/Put";
+pub(crate) const TXN: Method = "/etcdserverpb.KV/Txn";
+pub(crate) const COMPACT: Method = "/etcdserverpb.KV/Compact";
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ResponseHeader {
+    #[prost(int64, tag = "3")]
+    pub(crate) revision: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) mod_revision: i64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) kvs: Vec<KeyValue>,
+    #[prost(bool, tag = "3")]
+    pub(crate) more: bool,
+    #[prost(int64, tag = "4")]
+    pub(crate) count: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PutRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct PutResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
+
+/// Fields of a oneof are plain optional fields on the wire, of which we set one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Compare {
+    /// EQUAL is 0.
+    #[prost(int32, tag = "1")]
+    pub(crate) result: i32,
+    #[prost(int32, tag = "2")]
+    pub(crate) target: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) key: Bytes,
+    #[prost(int64, optional, tag = "6")]
+    pub(crate) mod_revision: Option<i64>,
+}
+
+impl Compare {
+    /// That the key was last changed at this revision.
+    pub(crate) fn mod_revision_is(key: Bytes, revision: i64) -> Self {
+        const MOD: i32 = 2;
+        Self { target: MOD, key, mod_revision: Some(revision), ..Self::default() }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RequestOp {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) request_range: Option<RangeRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) request_put: Option<PutRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TxnRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) compare: Vec<Compare>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) success: Vec<RequestOp>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) failure: Vec<RequestOp>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ResponseOp {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) response_range: Option<RangeResponse>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) response_put: Option<PutResponse>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct TxnResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+    #[prost(bool, tag = "2")]
+    pub(crate) succeeded: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) responses: Vec<ResponseOp>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CompactionRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) revision: i64,
+    #[prost(bool, tag = "2")]
+    pub(crate) physical: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CompactionResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
+
+/// The revision an answer was given at; 0, which etcd never says, when it has no header.
+pub(crate) fn revision(header: Option<&ResponseHeader>) -> i64 {
+    header.map_or(0, |header| header.revision)
+}

@@ -1,0 +1,215 @@
+use super::{Failure, etcd::ResponseHeader, grpc::Answer};
+use prost::Message;
+
+/// Reads a RangeResponse of any size without keeping it: key-values are counted and skipped.
+///
+/// Decoding 100 MB would make the client the most expensive process of the three; this looks at a
+/// few bytes for each key-value.
+#[derive(Debug, Default)]
+pub(crate) struct RangeScan {
+    state: State,
+    varint: Varint,
+    header: Vec<u8>,
+    listed: Listed,
+}
+
+/// What a list holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) revision: i64,
+    /// Length of the message.
+    pub(crate) message_bytes: u64,
+    pub(crate) kvs: u64,
+    /// Length of all key-values, each with keys, value and revisions.
+    pub(crate) kvs_bytes: u64,
+    pub(crate) more: bool,
+    pub(crate) count: u64,
+}
+
+/// Where in the message the next byte stands.
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    Tag,
+    /// The value of a field that is a number.
+    Number {
+        field: u64,
+    },
+    /// The length of a field that is bytes.
+    Length {
+        field: u64,
+    },
+    Header {
+        left: usize,
+    },
+    Skipped {
+        left: usize,
+    },
+}
+
+mod field {
+    pub(super) const HEADER: u64 = 1;
+    pub(super) const KVS: u64 = 2;
+    pub(super) const MORE: u64 = 3;
+    pub(super) const COUNT: u64 = 4;
+}
+
+impl Answer for RangeScan {
+    type Checked = Listed;
+
+    fn piece(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        self.listed.message_bytes += bytes.len() as u64;
+        while let Some((&first, rest)) = bytes.split_first() {
+            bytes = match self.state {
+                State::Skipped { left } => {
+                    let (taken, rest) = bytes.split_at(left.min(bytes.len()));
+                    self.state = State::skipped(left - taken.len());
+                    rest
+                }
+                State::Header { left } => {
+                    let (taken, rest) = bytes.split_at(left.min(bytes.len()));
+                    self.header.extend_from_slice(taken);
+                    self.state = State::header(left - taken.len());
+                    rest
+                }
+                State::Tag | State::Number { .. } | State::Length { .. } => {
+                    if let Some(number) = self.varint.byte(first)? {
+                        self.state = self.number(number)?;
+                    }
+                    rest
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Listed, Failure> {
+        if !matches!(self.state, State::Tag) || self.varint != Varint::default() {
+            return Err(Failure::Wrong("a range response that ends within a field"));
+        }
+        let header = ResponseHeader::decode(self.header.as_slice());
+        self.listed.revision = header.map_err(|_| Failure::Wrong("a bad header"))?.revision;
+        Ok(self.listed)
+    }
+}
+
+impl RangeScan {
+    /// What follows a number that is complete.
+    fn number(&mut self, number: u64) -> Result<State, Failure> {
+        let length = || usize::try_from(number).map_err(|_| Failure::Wrong("an absurd length"));
+        Ok(match self.state {
+            State::Tag => match (number >> 3, number & 7) {
+                (field, 0) => State::Number { field },
+                (field, 2) => State::Length { field },
+                _ => return Err(Failure::Wrong("an unknown wire type")),
+            },
+            State::Number { field } => {
+                match field {
+                    field::MORE => self.listed.more = number != 0,
+                    field::COUNT => self.listed.count = number,
+                    _ => {}
+                }
+                State::Tag
+            }
+            State::Length { field: field::HEADER } => State::header(length()?),
+            State::Length { field } => {
+                if field == field::KVS {
+                    self.listed.kvs += 1;
+                    self.listed.kvs_bytes += number;
+                }
+                State::skipped(length()?)
+            }
+            State::Header { .. } | State::Skipped { .. } => self.state,
+        })
+    }
+}
+
+impl State {
+    fn header(left: usize) -> Self {
+        if left == 0 { Self::Tag } else { Self::Header { left } }
+    }
+
+    fn skipped(left: usize) -> Self {
+        if left == 0 { Self::Tag } else { Self::Skipped { left } }
+    }
+}
+
+/// A number of which some bytes have come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Varint {
+    value: u64,
+    shift: u32,
+}
+
+impl Varint {
+    fn byte(&mut self, byte: u8) -> Result<Option<u64>, Failure> {
+        if self.shift > 63 {
+            return Err(Failure::Wrong("a number that is too long"));
+        }
+        self.value |= u64::from(byte & 0x7f) << self.shift;
+        self.shift += 7;
+        let last = byte & 0x80 == 0;
+        Ok(last.then(|| std::mem::take(self).value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::etcd::{KeyValue, RangeResponse};
+
+    fn scan(message: &[u8], piece_bytes: usize) -> Result<Listed, Failure> {
+        let mut scan = RangeScan::default();
+        for piece in message.chunks(piece_bytes) {
+            scan.piece(piece)?;
+        }
+        scan.finish()
+    }
+
+    fn response() -> RangeResponse {
+        let kv = |n: usize| KeyValue {
+            key: format!("/registry/pods/{n}").into(),
+            mod_revision: 300 + n as i64,
+            value: vec![b'v'; n * 70].into(),
+        };
+        RangeResponse {
+            header: Some(ResponseHeader { revision: 4711 }),
+            kvs: (0..5).map(kv).collect(),
+            more: true,
+            count: 900,
+        }
+    }
+
+    #[test]
+    fn counts_however_the_message_is_cut() {
+        let response = response();
+        let message = response.encode_to_vec();
+        let expected = Listed {
+            revision: 4711,
+            message_bytes: message.len() as u64,
+            kvs: 5,
+            kvs_bytes: response.kvs.iter().map(|kv| kv.encoded_len() as u64).sum(),
+            more: true,
+            count: 900,
+        };
+        for piece_bytes in 1..=message.len() {
+            assert_eq!(scan(&message, piece_bytes), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn refuses_a_message_that_ends_within_a_field() {
+        let message = response().encode_to_vec();
+        let cut = &message[..message.len() - 1];
+        assert_eq!(
+            scan(cut, cut.len()),
+            Err(Failure::Wrong("a range response that ends within a field"))
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_protobuf() {
+        assert_eq!(scan(&[0x0f], 1), Err(Failure::Wrong("an unknown wire type")));
+        assert_eq!(scan(&[0xff; 11], 3), Err(Failure::Wrong("a number that is too long")));
+    }
+}

@@ -1,0 +1,333 @@
+//! The composition root: settings become components, and a change of settings changes them.
+//! The only file that knows them all.
+
+use crate::{
+    admin::{Admin, View, metrics_text},
+    config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
+    drain::{Signals, drain},
+    listener::{self, Listener},
+    pipeline::{self, Tokens, Topology},
+    routing::Table,
+    rpc::{Edge, Page},
+    telemetry::{Log, Process},
+    upstream::{self, Cluster},
+    worker::Workers,
+};
+use anyhow::Context;
+use futures_util::future::join_all;
+use prometheus_client::registry::Registry;
+use std::{collections::HashMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often the configuration file is looked at. Its contents are compared, since a mounted
+/// `ConfigMap` changes by a swapped link.
+const FILE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends the process.
+///
+/// # Errors
+///
+/// When a component cannot be started.
+pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
+    let log = Log::start(&settings.log)?;
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    control.block_on(async move {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut app = App::start(settings).await?;
+        let mut file = FileWatch::new(reloader.path());
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => app.reload(&reloader, &log),
+                () = file.changed() => app.reload(&reloader, &log),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        app.stop().await;
+        Ok(())
+    })
+}
+
+/// A running Seawall. Dropping it cuts everything off; [`App::stop`] takes leave.
+#[derive(Debug)]
+pub struct App {
+    settings: Settings,
+    clusters: HashMap<String, Arc<Cluster>>,
+    listeners: Vec<Arc<Listener>>,
+    admin: Option<SocketAddr>,
+    signals: Signals,
+    upstream_metrics: upstream::Metrics,
+    workers: Arc<Workers>,
+    /// Accepting, and the operator's port.
+    tasks: Vec<AbortOnDropHandle<()>>,
+    accepting: Vec<AbortOnDropHandle<()>>,
+}
+
+impl App {
+    /// Starts everything; clients can connect when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When an address or a file cannot be used.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process));
+        let ours = registry.sub_registry_with_prefix("seawall");
+        let upstream_metrics = upstream::Metrics::register(ours);
+        let listener_metrics = listener::Metrics::register(ours);
+        let call_metrics = Arc::new(pipeline::Metrics::register(ours));
+        let registry = Arc::new(registry);
+
+        let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
+        let signals = Signals::default();
+        let clusters = start_clusters(&settings, &HashMap::new(), &upstream_metrics)?;
+        let page = Page(Arc::new({
+            let registry = Arc::clone(&registry);
+            move || metrics_text(&registry)
+        }));
+        let mut listeners = Vec::new();
+        for settings in &settings.listeners {
+            let edge = Edge::new(
+                topology(settings, &clusters)?,
+                settings.listener.request_bytes_max,
+                Arc::clone(&call_metrics),
+                page.clone(),
+                signals.draining.clone(),
+            );
+            let config = settings.listener.clone();
+            listeners.push(Arc::new(Listener::bind(config, Arc::new(edge), &listener_metrics)?));
+        }
+        let view = View {
+            started,
+            listeners: listeners
+                .iter()
+                .zip(&settings.listeners)
+                .map(|(listener, settings)| {
+                    let name = settings.listener.name.clone();
+                    (name, listener.address, Arc::clone(listener.edge()))
+                })
+                .collect(),
+            livez_after: settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after),
+            signals: signals.clone(),
+            registry,
+        };
+        let mut app = Self {
+            clusters,
+            listeners,
+            admin: None,
+            signals,
+            upstream_metrics,
+            workers,
+            tasks: Vec::new(),
+            accepting: Vec::new(),
+            settings,
+        };
+        app.serve_admin(view).await?;
+        app.accept();
+        tracing::info!(workers = app.settings.workers, "ready");
+        Ok(app)
+    }
+
+    async fn serve_admin(&mut self, view: View) -> anyhow::Result<()> {
+        let Some(config) = &self.settings.admin else { return Ok(()) };
+        let admin = Admin::bind(config).await?;
+        tracing::info!(address = %admin.address, "admin listening");
+        self.admin = Some(admin.address);
+        let serving = async move {
+            if let Err(error) = admin.run(Arc::new(view)).await {
+                tracing::error!(%error, "the admin port has failed");
+            }
+        };
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(serving)));
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        for (listener, settings) in self.listeners.iter().zip(&self.settings.listeners) {
+            let routes: Vec<_> = settings
+                .routes
+                .iter()
+                .map(|route| format!("{} -> {}", route.prefix, route.cluster))
+                .collect();
+            tracing::info!(
+                listener = settings.listener.name,
+                address = %listener.address,
+                tls = settings.listener.tls.is_some(),
+                default = settings.default,
+                ?routes,
+                "listening"
+            );
+            let (listener, workers) = (Arc::clone(listener), Arc::clone(&self.workers));
+            let draining = self.signals.draining.clone();
+            let accepting = async move { listener.run(workers, draining).await };
+            self.accepting.push(AbortOnDropHandle::new(tokio::spawn(accepting)));
+        }
+    }
+
+    /// Where the listener of this name can be reached.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        let mut named = self.settings.listeners.iter().zip(&self.listeners);
+        named.find(|(settings, _)| settings.listener.name == listener).map(|(_, l)| l.address)
+    }
+
+    /// Where the operator's port can be reached.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Reads the configuration again and takes over what may change; anything wrong with it leaves
+    /// everything as it is.
+    fn reload(&mut self, reloader: &Reloader, log: &Log) {
+        let wanted = match reloader.load() {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                return tracing::error!(%error, "configuration not reloaded; the last good one stays");
+            }
+        };
+        let plan = Plan::new(&self.settings, wanted);
+        if !plan.restart.is_empty() {
+            tracing::warn!(keys = ?plan.restart, "changed, but taken over only by a restart");
+        }
+        if plan.live.is_empty() {
+            return tracing::info!("configuration read again: nothing to take over");
+        }
+        match self.apply(plan.settings).and_then(|()| log.set_level(&self.settings.log.level)) {
+            Ok(()) => tracing::info!(keys = ?plan.live, "configuration reloaded"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "configuration not reloaded; the last good one stays");
+            }
+        }
+    }
+
+    /// Takes over settings that differ only in what may change live.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be used; then nothing has changed.
+    pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
+        // All that can fail comes first.
+        let clusters = start_clusters(&settings, &self.clusters, &self.upstream_metrics)?;
+        let topologies: Vec<_> = settings
+            .listeners
+            .iter()
+            .map(|listener| topology(listener, &clusters))
+            .collect::<Result<_, _>>()?;
+        for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
+            listener.reload_tls(wanted.listener.tls.as_ref())?;
+        }
+        let running = self.settings.listeners.iter().zip(&settings.listeners);
+        for ((listener, topology), (before, after)) in
+            self.listeners.iter().zip(topologies).zip(running)
+        {
+            let moved = topology.clusters.iter().any(|cluster| {
+                let before = self.clusters.get(&*cluster.name);
+                before.is_none_or(|before| !Arc::ptr_eq(before, cluster))
+            });
+            let same = (&before.default, &before.routes, &before.advertise)
+                == (&after.default, &after.routes, &after.advertise);
+            if moved || !same {
+                listener.edge().replace(topology);
+            }
+        }
+        self.clusters = clusters;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Takes leave of the clients and ends.
+    pub async fn stop(mut self) {
+        let drained = async {
+            // The sockets close as the draining signal reaches them.
+            join_all(std::mem::take(&mut self.accepting)).await;
+            join_all(self.listeners.iter().map(|listener| listener.drained())).await;
+        };
+        drain(&self.settings.drain, &self.signals, drained).await;
+    }
+}
+
+/// The clusters of `settings`; those whose settings have not changed stay the ones in `running`.
+fn start_clusters(
+    settings: &Settings,
+    running: &HashMap<String, Arc<Cluster>>,
+    metrics: &upstream::Metrics,
+) -> anyhow::Result<HashMap<String, Arc<Cluster>>> {
+    let start = |config: &upstream::Config| {
+        let name = config.name.clone();
+        if let Some(cluster) = running.get(&name).filter(|cluster| *cluster.settings == *config) {
+            return Ok((name, Arc::clone(cluster)));
+        }
+        let cluster = Cluster::start(config.clone(), metrics, settings.workers + 1);
+        let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
+        Ok((name, cluster))
+    };
+    settings.clusters.iter().map(start).collect()
+}
+
+/// The clusters behind a listener, the default one first.
+fn topology(
+    settings: &ListenerSettings,
+    clusters: &HashMap<String, Arc<Cluster>>,
+) -> anyhow::Result<Topology> {
+    let mut used: Vec<Arc<Cluster>> = Vec::new();
+    let mut index_of = |name: &str| {
+        let known = used.iter().position(|cluster| *cluster.name == *name);
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let cluster = clusters.get(name).with_context(|| format!("no etcd cluster {name:?}"))?;
+        used.push(Arc::clone(cluster));
+        anyhow::Ok(used.len() - 1)
+    };
+    let default = index_of(&settings.default)?;
+    let routes =
+        settings.routes.iter().map(|route| Ok((route.prefix.clone(), index_of(&route.cluster)?)));
+    let routes: Vec<_> = routes.collect::<anyhow::Result<_>>()?;
+    let table = Table::new(default, routes)
+        .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;
+    let tokens = Tokens::new(used.iter().map(|cluster| Arc::clone(&cluster.name)).collect());
+    Ok(Topology {
+        clusters: used,
+        table,
+        advertise: settings.advertise.clone(),
+        tokens,
+        replaced: Default::default(),
+    })
+}
+
+/// Tells when the configuration file has changed.
+struct FileWatch {
+    path: Option<std::path::PathBuf>,
+    seen: Option<Vec<u8>>,
+    ticks: tokio::time::Interval,
+}
+
+impl FileWatch {
+    fn new(path: Option<&Path>) -> Self {
+        let mut ticks = interval(FILE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let path = path.map(Path::to_owned);
+        let seen = path.as_deref().and_then(|path| fs::read(path).ok());
+        Self { path, seen, ticks }
+    }
+
+    async fn changed(&mut self) {
+        let Some(path) = self.path.clone() else { return std::future::pending().await };
+        loop {
+            self.ticks.tick().await;
+            // A file that is gone for a moment, as while it is replaced, has not changed.
+            let Ok(found) = tokio::fs::read(&path).await else { continue };
+            if self.seen.as_ref() != Some(&found) {
+                self.seen = Some(found);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Accepting connections and finding out what they speak.
+
+use super::{Config, Metrics, TlsConfig, TlsVersion, http1, http2, metrics::ListenerMetrics};
+use crate::{pipeline::Peer, rpc::Edge, tls, worker::Workers};
+use arc_swap::ArcSwapOption;
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use std::{
+    io,
+    net::{SocketAddr, TcpStream as StdStream},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A client that has said nothing after this long is disconnected, as it would be by TLS.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause after an error of `accept`, which is about resources of the whole process.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// The first bytes of an HTTP/2 client; no HTTP/1 method starts like this.
+const HTTP2_PREFACE: &[u8] = b"PRI ";
+
+/// One address that clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    socket: Mutex<Option<TcpListener>>,
+}
+
+/// What the connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) edge: Arc<Edge>,
+    pub(super) metrics: ListenerMetrics,
+    /// Replaced when the configuration names other files; the files' own changes it sees itself.
+    tls: ArcSwapOption<tls::Acceptor>,
+    /// Every connection; waited for when draining.
+    connections: TaskTracker,
+}
+
+impl Listener {
+    /// Takes the address. Nothing is accepted before [`Listener::run`].
+    ///
+    /// # Errors
+    ///
+    /// When the address or the TLS files cannot be used.
+    pub fn bind(config: Config, edge: Arc<Edge>, metrics: &Metrics) -> anyhow::Result<Self> {
+        use anyhow::Context;
+        let (name, address) = (config.name.clone(), config.address);
+        let socket = listen(address)
+            .with_context(|| format!("listener {name:?} cannot listen on {address}"))?;
+        let address = socket.local_addr()?;
+        let tls = config.tls.as_ref().map(acceptor).transpose();
+        let tls = tls.with_context(|| format!("TLS of listener {name:?}"))?;
+        let metrics = metrics.listener(&name);
+        let shared = Shared {
+            config,
+            edge,
+            metrics,
+            tls: ArcSwapOption::new(tls.map(Arc::new)),
+            connections: TaskTracker::new(),
+        };
+        Ok(Self { address, shared: Arc::new(shared), socket: Mutex::new(Some(socket)) })
+    }
+
+    /// The calls' side of the listener.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.shared.edge
+    }
+
+    /// Shows other certificates from the next connection on.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be used; the old ones stay.
+    pub fn reload_tls(&self, config: Option<&TlsConfig>) -> Result<(), tls::Error> {
+        let tls = config.map(acceptor).transpose()?;
+        self.shared.tls.store(tls.map(Arc::new));
+        Ok(())
+    }
+
+    /// Accepts connections until `draining` is cancelled, and then closes the socket.
+    pub async fn run(&self, workers: Arc<Workers>, draining: CancellationToken) {
+        let Some(socket) = self.socket.lock().take() else { return };
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = draining.cancelled() => return,
+            };
+            let stream = accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address)));
+            match stream {
+                Ok((stream, address)) => self.hand_out(stream, address, &workers),
+                Err(error) => {
+                    tracing::warn!(listener = self.shared.config.name, %error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Resolves when no connection is left. Call after [`Listener::run`] has returned.
+    pub async fn drained(&self) {
+        self.shared.connections.close();
+        self.shared.connections.wait().await;
+    }
+
+    fn hand_out(&self, stream: StdStream, address: SocketAddr, workers: &Workers) {
+        let shared = &self.shared;
+        if shared.connections.len() >= shared.config.connections_max {
+            shared.metrics.refused.inc();
+            return;
+        }
+        shared.metrics.accepted.inc();
+        let (worker, load) = workers.least_loaded();
+        let serving = serve(Arc::clone(shared), stream, address, worker.index);
+        let counted = shared.connections.track_future(async move {
+            serving.await;
+            drop(load);
+        });
+        // Ends with the connection, and with the data thread at the latest.
+        worker.handle.spawn(counted);
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn acceptor(config: &TlsConfig) -> Result<tls::Acceptor, tls::Error> {
+    tls::Acceptor::load(tls::AcceptorFiles {
+        cert: config.cert_file.clone(),
+        key: config.key_file.clone(),
+        ca: config.trusted_ca_file.clone(),
+        require_client: config.client_cert_auth,
+        only_tls13: config.min_version == TlsVersion::Tls13,
+        reload_interval: config.reload_interval,
+        handshake_timeout: config.handshake_timeout,
+    })
+}
+
+/// Serves one connection to its end.
+async fn serve(shared: Arc<Shared>, stream: StdStream, address: SocketAddr, worker: usize) {
+    shared.metrics.connections.inc();
+    if let Err(reason) = handshake(&shared, stream, address, worker).await {
+        shared.metrics.handshake_failures.inc();
+        tracing::debug!(listener = shared.config.name, client = %address, reason, "connection failed");
+    }
+    shared.metrics.connections.dec();
+}
+
+async fn handshake(
+    shared: &Arc<Shared>,
+    stream: StdStream,
+    address: SocketAddr,
+    worker: usize,
+) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    let stream = TcpStream::from_std(stream).map_err(text)?;
+    stream.set_nodelay(true).map_err(text)?;
+    let local = stream.local_addr().map_err(text)?;
+    match shared.tls.load_full() {
+        None => {
+            let peer = Arc::new(Peer { address, local, name: None, tls: false });
+            detect(shared, stream, peer, worker).await
+        }
+        Some(acceptor) => {
+            let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+            let name = tls::client_name(&stream);
+            let peer = Arc::new(Peer { address, local, name, tls: true });
+            detect(shared, stream, peer, worker).await
+        }
+    }
+}
+
+/// Reads the first bytes and goes on in the protocol that they belong to.
+async fn detect<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    shared: &Arc<Shared>,
+    mut stream: T,
+    peer: Arc<Peer>,
+    worker: usize,
+) -> Result<(), String> {
+    let first = timeout(FIRST_BYTES_TIMEOUT, first_bytes(&mut stream)).await;
+    let first = first.map_err(|_| "the client says nothing")?.map_err(|error| error.to_string())?;
+    match &first[..] {
+        // A probe that only looks whether the port is open.
+        [] => Ok(()),
+        first_bytes if first_bytes.starts_with(HTTP2_PREFACE) => {
+            http2::serve(shared, stream, first, peer, worker).await
+        }
+        _ => http1::serve(shared, stream, first, worker).await,
+    }
+}
+
+/// Enough bytes to tell the protocols apart; none if the client closes at once.
+async fn first_bytes(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    let mut first = BytesMut::with_capacity(1 << 10);
+    while first.len() < HTTP2_PREFACE.len() {
+        if stream.read_buf(&mut first).await? == 0 {
+            break;
+        }
+    }
+    Ok(first.freeze())
+}

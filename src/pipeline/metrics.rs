@@ -1,0 +1,217 @@
+//! What an operator sees of the calls.
+
+use crate::{admission::Class, etcd::method::Method};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+use std::sync::{Arc, OnceLock};
+use tokio::time::Instant;
+use tonic::Code;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    method: &'static str,
+    class: &'static str,
+    cluster: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    method: &'static str,
+    class: &'static str,
+    cluster: String,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seconds;
+
+/// From the fastest point read to an answer that no client waits for, tripling.
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new([0.000_5, 0.001_5, 0.004_5, 0.013_5, 0.04, 0.12, 0.36, 1.1, 3.3, 10.0, 30.0])
+    }
+}
+
+/// The families of all calls.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Family<CodeLabels, Counter>,
+    seconds: Family<Labels, Histogram, Seconds>,
+    bytes: Family<Labels, Counter>,
+    open: Family<Labels, Gauge>,
+    handles: parking_lot::RwLock<std::collections::HashMap<Arc<str>, Arc<Cells>>>,
+}
+
+/// The handles of one cluster's calls, resolved when first used.
+#[derive(Debug)]
+struct Cells {
+    cluster: Arc<str>,
+    cells: Vec<OnceLock<Arc<Cell>>>,
+}
+
+/// The handles of one method and class at one cluster.
+#[derive(Debug)]
+struct Cell {
+    labels: Labels,
+    seconds: Histogram,
+    bytes: Counter,
+    open: Gauge,
+    codes: [OnceLock<Counter>; CODES.len()],
+}
+
+/// Names of the gRPC codes, in the order of their numbers.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(Seconds),
+            bytes: Family::default(),
+            open: Family::default(),
+            handles: parking_lot::RwLock::default(),
+        };
+        registry.register("requests", "Calls that have ended", metrics.requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a call's arrival to the end of its answer, streams excepted",
+            Unit::Seconds,
+            metrics.seconds.clone(),
+        );
+        registry.register_with_unit(
+            "response",
+            "Bytes of answers sent to clients",
+            Unit::Bytes,
+            metrics.bytes.clone(),
+        );
+        registry.register("requests_open", "Calls that have not ended", metrics.open.clone());
+        metrics
+    }
+
+    /// Begins to count a call that arrived just now.
+    pub fn record(self: &Arc<Self>, method: Option<Method>) -> Record {
+        Record { metrics: Arc::clone(self), method, started: Instant::now(), bytes: 0, cell: None }
+    }
+
+    fn cell(&self, method: Option<Method>, class: Class, cluster: &Arc<str>) -> Arc<Cell> {
+        let known = self.handles.read().get(cluster).cloned();
+        let cells = known.unwrap_or_else(|| {
+            let cells = || Arc::new(Cells::new(Arc::clone(cluster)));
+            Arc::clone(self.handles.write().entry(Arc::clone(cluster)).or_insert_with(cells))
+        });
+        let row = method.map_or(Method::ALL.len(), |method| method as usize);
+        let cell = &cells.cells[row * Class::ALL.len() + class as usize];
+        Arc::clone(cell.get_or_init(|| Arc::new(self.new_cell(method, class, &cells.cluster))))
+    }
+
+    fn new_cell(&self, method: Option<Method>, class: Class, cluster: &str) -> Cell {
+        let method = method.map_or("unknown", Method::name);
+        let labels = Labels { method, class: class.as_str(), cluster: cluster.to_owned() };
+        Cell {
+            seconds: self.seconds.get_or_create_owned(&labels),
+            bytes: self.bytes.get_or_create_owned(&labels),
+            open: self.open.get_or_create_owned(&labels),
+            codes: Default::default(),
+            labels,
+        }
+    }
+
+    fn counter(&self, labels: &Labels, code: &'static str) -> Counter {
+        let Labels { method, class, cluster } = labels.clone();
+        self.requests.get_or_create_owned(&CodeLabels { method, class, cluster, code })
+    }
+}
+
+impl Cells {
+    fn new(cluster: Arc<str>) -> Self {
+        let cells = (Method::ALL.len() + 1) * Class::ALL.len();
+        Self { cluster, cells: (0..cells).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+/// One call, counted when it ends. A call that ends without a status was given up by its client.
+#[derive(Debug)]
+pub struct Record {
+    metrics: Arc<Metrics>,
+    method: Option<Method>,
+    started: Instant,
+    bytes: u64,
+    /// Known once the call was placed.
+    cell: Option<Arc<Cell>>,
+}
+
+impl Record {
+    /// The call goes to `cluster` as one of `class`.
+    pub fn placed(&mut self, class: Class, cluster: &Arc<str>) {
+        let cell = self.metrics.cell(self.method, class, cluster);
+        cell.open.inc();
+        if let Some(before) = self.cell.replace(cell) {
+            before.open.dec();
+        }
+    }
+
+    pub fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// The call has ended.
+    pub fn end(mut self, code: Code) {
+        self.count(code);
+    }
+
+    fn count(&mut self, code: Code) {
+        let cell = match self.cell.take() {
+            Some(cell) => {
+                cell.open.dec();
+                cell
+            }
+            // Refused before it got anywhere.
+            None => self.metrics.cell(self.method, Class::Admin, &Arc::from("none")),
+        };
+        let code = code as usize;
+        cell.codes[code].get_or_init(|| self.metrics.counter(&cell.labels, CODES[code])).inc();
+        cell.bytes.inc_by(self.bytes);
+        if !self.is_stream() {
+            cell.seconds.observe(self.started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        use crate::etcd::method::Shape;
+        self.method.is_none_or(|method| method.shape() == Shape::Bidi)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.cell.is_some() {
+            self.count(Code::Cancelled);
+        }
+    }
+}

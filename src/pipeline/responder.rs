@@ -1,0 +1,74 @@
+//! The side of a call that answers.
+
+use super::Record;
+use crate::grpc::{self, Outgoing, SendError};
+use bytes::Bytes;
+use h2::{Reason, server::SendResponse};
+use http::Response;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+use tonic::{Code, Status};
+
+/// The client has given the call up, or its connection broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// A call that has no answer yet. Dropped without one, it breaks the call off.
+#[derive(Debug)]
+pub struct Responder {
+    send: SendResponse<Bytes>,
+    /// What is counted of the call once it has ended.
+    pub record: Record,
+}
+
+impl Responder {
+    pub fn new(send: SendResponse<Bytes>, record: Record) -> Self {
+        Self { send, record }
+    }
+
+    /// Runs `work` unless the client gives up first.
+    pub async fn unless_gone<F: Future>(&mut self, work: F) -> Result<F::Output, Gone> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.send.poll_reset(cx).map(|_| Err(Gone))
+        })
+        .await
+    }
+
+    /// Answers with a status and nothing else.
+    pub fn status(self, status: &Status) {
+        self.whole(grpc::trailers_only(status), status.code());
+    }
+
+    /// Answers with a head that is all there is.
+    pub fn whole(mut self, head: Response<()>, code: Code) {
+        if self.send.send_response(head, true).is_ok() {
+            self.record.end(code);
+        }
+    }
+
+    /// Answers with one message.
+    pub async fn message(self, framed: Bytes) {
+        let Ok((mut out, record)) = self.open(grpc::head()) else { return };
+        if out.send(framed).await.is_ok() && out.finish(grpc::trailers(&Status::ok(""))).is_ok() {
+            record.end(Code::Ok);
+        }
+    }
+
+    /// Sends the head and hands out what follows.
+    pub fn open(mut self, head: Response<()>) -> Result<(Outgoing, Record), SendError> {
+        let stream = self.send.send_response(head, false)?;
+        Ok((Outgoing::new(stream), self.record))
+    }
+
+    /// Breaks the call off.
+    pub fn reset(mut self, reason: Reason) {
+        self.send.send_reset(reason);
+    }
+}

@@ -1,0 +1,76 @@
+//! `Auth.Authenticate`: one token for all clusters. The rest of `Auth` is passed through.
+
+use super::{Context, error::Error, status};
+use crate::{
+    admission::Class,
+    etcd::{
+        method::Method,
+        proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse},
+    },
+    grpc::{self, Incoming},
+    pipeline::{Manner, Placed, Responder},
+};
+use futures_util::future::join_all;
+use http::HeaderMap;
+
+/// Authenticates at every cluster and answers with the tokens of all in one.
+pub(super) async fn authenticate(context: Context, mut incoming: Incoming, responder: Responder) {
+    let Some((request, message, mut responder)) =
+        context.decode::<AuthenticateRequest>(&mut incoming, responder).await
+    else {
+        return;
+    };
+    let placed = match context.topology.named(&context.call) {
+        Ok(placed) => placed,
+        Err(error) => return responder.status(&status::of(&error.into())),
+    };
+    let manner = Manner::of(Method::Authenticate, Class::Admin);
+    if context.topology.is_single() || context.call.cluster.is_some() {
+        return context.forward(placed, manner, &message, responder).await;
+    }
+    responder.record.placed(manner.class, &placed.cluster.name);
+    match responder.unless_gone(everywhere(&context, &request)).await {
+        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
+        Ok(Err(error)) => responder.status(&status::of(&error)),
+        Err(_) => {}
+    }
+}
+
+async fn everywhere(
+    context: &Context,
+    request: &AuthenticateRequest,
+) -> Result<AuthenticateResponse, Error> {
+    let mut response = at(context, context.topology.default(), request).await?;
+    let others = context.topology.secondaries().map(|placed| token_at(context, placed, request));
+    let mut tokens = vec![Some(std::mem::take(&mut response.token))];
+    tokens.extend(join_all(others).await);
+    response.token = context.topology.tokens.join(&tokens);
+    Ok(response)
+}
+
+/// Without a token a cluster's keys are refused by the cluster itself, and a client that is told
+/// that its token is not valid authenticates anew.
+async fn token_at(
+    context: &Context,
+    placed: Placed<'_>,
+    request: &AuthenticateRequest,
+) -> Option<String> {
+    match at(context, placed, request).await {
+        Ok(response) => Some(response.token),
+        Err(error) => {
+            tracing::debug!(cluster = &*placed.cluster.name, %error, "no token");
+            None
+        }
+    }
+}
+
+async fn at(
+    context: &Context,
+    placed: Placed<'_>,
+    request: &AuthenticateRequest,
+) -> Result<AuthenticateResponse, Error> {
+    let (worker, deadline) = (context.call.worker, context.call.deadline);
+    let (method, headers) = (Method::Authenticate, HeaderMap::new());
+    let asked = placed.cluster.ask(method, request, headers, worker, deadline).await?;
+    asked.map_err(Error::Etcd)
+}

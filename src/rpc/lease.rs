@@ -1,0 +1,257 @@
+//! Leases, which the default cluster owns and others may hold copies of; see `materialize`.
+
+use super::{Context, error::Error, materialize::credentials, passthrough, status};
+use crate::{
+    admission::Class,
+    etcd::{
+        method::Method,
+        proto::etcdserverpb::{
+            LeaseGrantRequest, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
+            LeaseTimeToLiveResponse,
+        },
+    },
+    grpc::{self, Incoming, Message, Outgoing},
+    pipeline::{self, Manner, Placed, Responder},
+    upstream::{self, Cluster, Outbound},
+};
+use futures_util::future::join_all;
+use std::{future::pending, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
+
+/// What a cluster other than the default one may cost a call that is not about its keys alone.
+const SECONDARY_WAIT: Duration = Duration::from_secs(2);
+
+pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: Responder) {
+    let Some((request, message, mut responder)) =
+        context.decode::<LeaseGrantRequest>(&mut incoming, responder).await
+    else {
+        return;
+    };
+    let manner = Manner::of(Method::LeaseGrant, Class::Critical);
+    let placed = context.topology.default();
+    responder.record.placed(manner.class, &placed.cluster.name);
+    let granting = async {
+        let answer = pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
+        // A client that chose the id may have used it before: what another cluster still holds
+        // under it is another lease.
+        if request.id != 0 && !answer.is_refused() {
+            revoke_copies(&context, request.id).await;
+        }
+        Ok(answer)
+    };
+    let answered = responder.unless_gone(granting).await;
+    context.finish(answered, responder).await;
+}
+
+pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: Responder) {
+    let Some((request, message, mut responder)) =
+        context.decode::<LeaseRevokeRequest>(&mut incoming, responder).await
+    else {
+        return;
+    };
+    let manner = Manner::of(Method::LeaseRevoke, Class::Critical);
+    let placed = context.topology.default();
+    responder.record.placed(manner.class, &placed.cluster.name);
+    let revoking = async {
+        let answer = pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
+        // Also when the default cluster has it no more: that may be the second attempt.
+        revoke_copies(&context, request.id).await;
+        Ok(answer)
+    };
+    let answered = responder.unless_gone(revoking).await;
+    context.finish(answered, responder).await;
+}
+
+/// Revokes what the other clusters hold under `id`. One that cannot be asked keeps its copy until
+/// that expires, since nobody renews it any more.
+async fn revoke_copies(context: &Context, id: i64) {
+    let revoke = |placed: Placed<'_>| {
+        let cluster = Arc::clone(placed.cluster);
+        let headers = credentials(context, &placed);
+        let worker = context.call.worker;
+        async move {
+            let request = LeaseRevokeRequest { id };
+            let deadline = Some(Instant::now() + SECONDARY_WAIT);
+            let asked = cluster.ask::<LeaseRevokeResponse>(
+                Method::LeaseRevoke,
+                &request,
+                headers,
+                worker,
+                deadline,
+            );
+            let error = match timeout_at(Instant::now() + SECONDARY_WAIT, asked).await {
+                Ok(Ok(Ok(_))) => return,
+                Ok(Ok(Err(status))) if status.code() == Code::NotFound => return,
+                Ok(Ok(Err(status))) => status.to_string(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            let (cluster, lease) = (&*cluster.name, format!("{id:x}"));
+            tracing::warn!(cluster, lease, error, "copy of a revoked lease is left to expire");
+        }
+    };
+    join_all(context.topology.secondaries().map(revoke)).await;
+}
+
+/// The default cluster knows how long a lease lives; its keys may be anywhere.
+pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, responder: Responder) {
+    let Some((request, message, mut responder)) =
+        context.decode::<LeaseTimeToLiveRequest>(&mut incoming, responder).await
+    else {
+        return;
+    };
+    let manner = Manner::of(Method::LeaseTimeToLive, Class::PointRead);
+    let placed = context.topology.default();
+    responder.record.placed(manner.class, &placed.cluster.name);
+    if !request.keys || context.topology.is_single() {
+        return context.forward(placed, manner, &message, responder).await;
+    }
+    let asking = async {
+        let mut known = ask_time_to_live(&context, placed, &request).await?;
+        for placed in context.topology.secondaries() {
+            let copy = ask_time_to_live(&context, placed, &request).await?;
+            known.keys.extend(copy.keys);
+        }
+        known.keys.sort();
+        Ok::<_, Error>(known)
+    };
+    match responder.unless_gone(asking).await {
+        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
+        Ok(Err(error)) => responder.status(&status::of(&error)),
+        Err(_) => {}
+    }
+}
+
+async fn ask_time_to_live(
+    context: &Context,
+    placed: Placed<'_>,
+    request: &LeaseTimeToLiveRequest,
+) -> Result<LeaseTimeToLiveResponse, Error> {
+    let headers = credentials(context, &placed);
+    let (worker, deadline) = (context.call.worker, context.call.deadline);
+    let method = Method::LeaseTimeToLive;
+    let asked = placed.cluster.ask(method, request, headers, worker, deadline).await?;
+    asked.map_err(Error::Etcd)
+}
+
+/// Keep-alives go to every cluster, since any may hold a copy; the default cluster's answers are
+/// the client's.
+pub(super) async fn keep_alive(context: Context, incoming: Incoming, mut responder: Responder) {
+    let manner = Manner::of(Method::LeaseKeepAlive, Class::Critical);
+    let placed = context.topology.default();
+    responder.record.placed(manner.class, &placed.cluster.name);
+    if context.topology.is_single() {
+        return passthrough::relay_both(&context, &placed, manner, incoming, responder).await;
+    }
+    let outbound = pipeline::outbound(&placed, &context.call, manner, None);
+    let mut exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
+        Err(_) => return,
+    };
+    let Some(up) = exchange.outgoing.take() else { return };
+    let copies =
+        context.topology.secondaries().map(|placed| Copies::start(&context, placed)).collect();
+    let upward = renew(incoming, up, context.edge.request_bytes_max, copies);
+    let downward = async {
+        let answered = responder.unless_gone(exchange.answer()).await;
+        context.finish(answered, responder).await;
+    };
+    tokio::select! {
+        () = downward => {}
+        () = upward => {}
+    }
+}
+
+/// Passes the client's keep-alives on; never ends, since the answers decide when the call does.
+async fn renew(mut incoming: Incoming, mut up: Outgoing, max: usize, copies: Vec<Copies>) {
+    while let Ok(Some(message)) = incoming.message(max).await {
+        copies.iter().for_each(|copies| copies.renew(&message));
+        if up.send(message.framed()).await.is_err() {
+            break;
+        }
+    }
+    // Fails when etcd has ended the call, of which its answers tell.
+    let _ = up.close();
+    pending().await
+}
+
+/// Keeps the copies of leases at one other cluster alive; ends with this value.
+struct Copies {
+    queue: mpsc::Sender<Message>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Keep-alives that wait for a cluster. When it does not take them they are dropped: the client
+/// repeats each of them three times within a lease's time.
+const KEEP_ALIVES_QUEUED: usize = 1024;
+
+impl Copies {
+    fn start(context: &Context, placed: Placed<'_>) -> Self {
+        let (queue, queued) = mpsc::channel(KEEP_ALIVES_QUEUED);
+        let manner = Manner::of(Method::LeaseKeepAlive, Class::Critical);
+        let outbound = pipeline::outbound(&placed, &context.call, manner, None);
+        let task = tokio::spawn(keep_copies(Arc::clone(placed.cluster), outbound, queued));
+        Self { queue, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn renew(&self, message: &Message) {
+        if self.queue.try_send(message.clone()).is_err() {
+            tracing::debug!(
+                "keep-alive for a lease's copy dropped: its cluster does not take them"
+            );
+        }
+    }
+}
+
+/// Opens a stream when there is something to send, and another one after it broke.
+async fn keep_copies(
+    cluster: Arc<Cluster>,
+    outbound: Outbound,
+    mut queued: mpsc::Receiver<Message>,
+) {
+    while let Some(message) = queued.recv().await {
+        match cluster.stream(&outbound).await {
+            Ok(exchange) => keep_on(exchange, message, &mut queued).await,
+            Err(error) => {
+                let cluster = &*cluster.name;
+                tracing::warn!(cluster, %error, "copies of leases cannot be kept alive");
+            }
+        }
+    }
+}
+
+/// Sends keep-alives and takes the answers, until either fails.
+async fn keep_on(
+    mut exchange: upstream::Exchange,
+    first: Message,
+    queued: &mut mpsc::Receiver<Message>,
+) {
+    let Some(mut up) = exchange.outgoing.take() else { return };
+    let sending = async {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            if up.send(message.framed()).await.is_err() {
+                return;
+            }
+            next = queued.recv().await;
+        }
+    };
+    let answers = async {
+        if let Ok(mut answer) = exchange.answer().await {
+            while let Ok(Some(_)) = answer.body.message(ANSWER_BYTES_MAX).await {}
+        }
+    };
+    tokio::select! {
+        () = sending => {}
+        () = answers => {}
+    }
+}
+
+/// A keep-alive's answer is a header and two numbers.
+const ANSWER_BYTES_MAX: usize = 1 << 16;

@@ -1,0 +1,231 @@
+//! The wire edge: what each method of etcd means, on one cluster and on several.
+//!
+//! Requests are decoded here as far as a decision needs it, and no further; what is not understood
+//! goes through as bytes. May import `pipeline`.
+
+mod auth;
+mod cluster;
+mod compaction;
+mod concurrency;
+mod edge;
+mod error;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod materialize;
+mod merge;
+mod passthrough;
+mod status;
+mod watch;
+
+pub use edge::Edge;
+pub use http::{Page, answer as answer_http};
+
+use crate::{
+    etcd::{
+        errors,
+        method::{self, Method, Shape},
+        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
+    },
+    grpc::{Incoming, Message},
+    pipeline::{self, Call, Cut, Gone, Manner, Peer, Placed, Responder, Topology},
+    upstream::{self, Answer},
+};
+use ::http::{Request, header::CONTENT_TYPE};
+use bytes::Bytes;
+use error::Error;
+use h2::{RecvStream, server::SendResponse};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+/// One call while it is being served.
+#[derive(Debug)]
+struct Context {
+    edge: Arc<Edge>,
+    topology: Arc<Topology>,
+    call: Call,
+}
+
+/// Serves one HTTP/2 request of a client.
+pub async fn serve(
+    edge: Arc<Edge>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    peer: Arc<Peer>,
+    worker: usize,
+) {
+    let (head, body) = request.into_parts();
+    let is_grpc = head
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if !is_grpc {
+        return http::answer_http2(&edge, &head, worker, respond).await;
+    }
+    let call = Call::new(head, peer, worker);
+    let record = edge.metrics.record(call.method);
+    let responder = Responder::new(respond, record);
+    let topology = edge.topology();
+    dispatch(Context { edge, topology, call }, Incoming::new(body), responder).await;
+}
+
+/// The table of methods. Each handler answers in every case; the client's leaving ends it.
+async fn dispatch(context: Context, incoming: Incoming, responder: Responder) {
+    use Method::*;
+    let Some(method) = context.call.method else {
+        return unknown(context, incoming, responder).await;
+    };
+    match method {
+        Range | RangeStream => kv::range(context, incoming, responder, method).await,
+        Put => kv::put(context, incoming, responder).await,
+        DeleteRange => kv::delete_range(context, incoming, responder).await,
+        Txn => kv::txn(context, incoming, responder).await,
+        Compact => compaction::compact(context, incoming, responder).await,
+        Watch => watch::watch(context, incoming, responder).await,
+        LeaseGrant => lease::grant(context, incoming, responder).await,
+        LeaseRevoke => lease::revoke(context, incoming, responder).await,
+        LeaseTimeToLive => lease::time_to_live(context, incoming, responder).await,
+        LeaseKeepAlive => lease::keep_alive(context, incoming, responder).await,
+        MemberList => cluster::member_list(context, incoming, responder).await,
+        Status => maintenance::status(context, incoming, responder).await,
+        Authenticate => auth::authenticate(context, incoming, responder).await,
+        Lock | Unlock | Campaign | Proclaim | Leader | Observe | Resign => {
+            concurrency::serve(context, incoming, responder, method).await;
+        }
+        HealthCheck => health::check(context, incoming, responder).await,
+        HealthWatch => health::watch(context, incoming, responder).await,
+        LeaseLeases | MemberAdd | MemberRemove | MemberUpdate | MemberPromote | Alarm
+        | Defragment | Hash | HashKv | Snapshot | MoveLeader | Downgrade | AuthEnable
+        | AuthDisable | AuthStatus | UserAdd | UserGet | UserList | UserDelete
+        | UserChangePassword | UserGrantRole | UserRevokeRole | RoleAdd | RoleGet | RoleList
+        | RoleDelete | RoleGrantPermission | RoleRevokePermission => {
+            passthrough::unary(context, incoming, responder, method).await;
+        }
+    }
+}
+
+/// A method of a newer etcd goes through as bytes; anything else etcd would refuse like this.
+async fn unknown(context: Context, incoming: Incoming, responder: Responder) {
+    let path = context.call.path.path();
+    if method::is_known_service(path) {
+        return passthrough::streams(context, incoming, responder).await;
+    }
+    let text = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+        Some((service, _)) => format!("unknown service {service}"),
+        None => format!("malformed method name: {path:?}"),
+    };
+    responder.status(&tonic::Status::new(Code::Unimplemented, text));
+}
+
+impl Context {
+    /// The request's one message; answers the call where there is none.
+    async fn request(
+        &self,
+        incoming: &mut Incoming,
+        responder: Responder,
+    ) -> Option<(Message, Responder)> {
+        match incoming.message(self.edge.request_bytes_max).await {
+            Ok(Some(message)) => Some((message, responder)),
+            Ok(None) => {
+                responder.status(&status::of(&Error::NoMessage));
+                None
+            }
+            Err(error) => {
+                responder.status(&status::of(&Error::Read(error)));
+                None
+            }
+        }
+    }
+}
+
+impl Context {
+    /// The request's one message, decoded and as it came; answers the call where that cannot be had.
+    ///
+    /// What cannot be decoded is refused here as etcd would refuse it: it might be decodable to an
+    /// etcd that it then ends.
+    async fn decode<T: prost::Message + Default>(
+        &self,
+        incoming: &mut Incoming,
+        responder: Responder,
+    ) -> Option<(T, Message, Responder)> {
+        let (message, responder) = self.request(incoming, responder).await?;
+        match self.decoded(&message) {
+            Ok(request) => Some((request, message, responder)),
+            Err(error) => {
+                responder.status(&status::of(&error));
+                None
+            }
+        }
+    }
+
+    fn decoded<T: prost::Message + Default>(&self, message: &Message) -> Result<T, Error> {
+        if message.is_compressed() {
+            let encoding = self.call.headers.get("grpc-encoding");
+            let encoding =
+                encoding.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+            return Err(Error::Compressed { encoding: encoding.unwrap_or_default() });
+        }
+        Ok(T::decode(message.payload())?)
+    }
+}
+
+impl Context {
+    /// Forwards the message as it came and relays the answer as it comes.
+    async fn forward(
+        &self,
+        placed: Placed<'_>,
+        manner: Manner,
+        message: &Message,
+        mut responder: Responder,
+    ) {
+        responder.record.placed(manner.class, &placed.cluster.name);
+        let forwarding = pipeline::forward(&placed, &self.call, manner, message.framed());
+        let answered = responder.unless_gone(forwarding).await;
+        self.finish(answered, responder).await;
+    }
+
+    /// Relays the answer, or says why there is none.
+    async fn finish(
+        &self,
+        answered: Result<Result<Answer, upstream::Error>, Gone>,
+        responder: Responder,
+    ) {
+        match answered {
+            Ok(Ok(answer)) => pipeline::relay(answer, responder, self.stop(), cut).await,
+            Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),
+            Err(Gone) => {}
+        }
+    }
+
+    /// What ends the answer early: a drain ends what would not end by itself.
+    fn stop(&self) -> Option<&CancellationToken> {
+        let method = self.call.method?;
+        let endless = method.shape() == Shape::Bidi || method == Method::Observe;
+        endless.then_some(&self.edge.draining)
+    }
+
+    /// Header of an answer of the cluster at `index`.
+    async fn header(&self, index: usize) -> Result<Option<ResponseHeader>, Error> {
+        let placed = self.topology.at(index);
+        let known = placed.cluster.identity().header;
+        if known.cluster_id != 0 {
+            return Ok(Some(known));
+        }
+        let request = RangeRequest { key: Bytes::from_static(b"\0"), ..RangeRequest::default() };
+        let headers = materialize::credentials(self, &placed);
+        let (worker, deadline) = (self.call.worker, self.call.deadline);
+        let asked = placed.cluster.ask(Method::Range, &request, headers, worker, deadline).await?;
+        asked.map(|response: RangeResponse| response.header).map_err(Error::Etcd)
+    }
+}
+
+/// The status of an answer that is cut.
+fn cut(cut: Cut) -> tonic::Status {
+    match cut {
+        Cut::Broken(error) => status::of(&Error::Upstream(error)),
+        Cut::Stopped => status::of(&Error::Known(errors::SERVER_STOPPED)),
+    }
+}

@@ -1,0 +1,68 @@
+//! Methods that are only forwarded, to the default cluster or the one the client names.
+
+use super::{Context, cut, error::Error, status};
+use crate::{
+    admission::{Class, classify},
+    etcd::method::{Affinity, Effect, Method},
+    grpc::Incoming,
+    pipeline::{self, Manner, Responder},
+    upstream::Lane,
+};
+
+/// One message there; one back, or a stream of them.
+pub(super) async fn unary(
+    context: Context,
+    mut incoming: Incoming,
+    responder: Responder,
+    method: Method,
+) {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
+        return;
+    };
+    let placed = match context.topology.named(&context.call) {
+        Ok(placed) => placed,
+        Err(error) => return responder.status(&status::of(&error.into())),
+    };
+    let manner = Manner::of(method, classify::method(method.path()));
+    context.forward(placed, manner, &message, responder).await;
+}
+
+/// A call of unknown shape: both directions as they come.
+pub(super) async fn streams(context: Context, incoming: Incoming, mut responder: Responder) {
+    let placed = match context.topology.named(&context.call) {
+        Ok(placed) => placed,
+        Err(error) => return responder.status(&status::of(&error.into())),
+    };
+    let manner = Manner {
+        class: Class::Admin,
+        lane: Lane::Watch,
+        affinity: Affinity::Any,
+        effect: Effect::Write,
+    };
+    responder.record.placed(manner.class, &placed.cluster.name);
+    relay_both(&context, &placed, manner, incoming, responder).await;
+}
+
+/// Opens the call at the cluster it was placed on and relays both directions.
+pub(super) async fn relay_both(
+    context: &Context,
+    placed: &pipeline::Placed<'_>,
+    manner: Manner,
+    mut incoming: Incoming,
+    mut responder: Responder,
+) {
+    let outbound = pipeline::outbound(placed, &context.call, manner, None);
+    let exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
+        Err(_) => return,
+    };
+    // etcd sends no head before it has read something, so what the client sends goes up meanwhile.
+    match responder.unless_gone(exchange.answer_while_sending(&mut incoming)).await {
+        Ok(Ok(answer)) => {
+            pipeline::relay_streams(incoming, answer, responder, context.stop(), cut).await;
+        }
+        Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,38 @@
+//! Every error of ours as the gRPC status a client sees. The only place that makes one.
+
+use super::error::Error;
+use crate::{etcd::errors, grpc::ReadError, upstream};
+use tonic::{Code, Status};
+
+/// Codes are chosen by what clients do with them: see `docs/errors.md`.
+pub(super) fn of(error: &Error) -> Status {
+    let code = match error {
+        Error::Etcd(status) => return status.clone(),
+        Error::Known((code, _)) => *code,
+        Error::Upstream(error) => return of_upstream(error),
+        Error::Read(ReadError::TooLarge { .. }) => Code::ResourceExhausted,
+        // The client left or broke the protocol; it will hardly read this.
+        Error::Read(ReadError::Broken(_) | ReadError::Truncated) => Code::Internal,
+        Error::NoMessage | Error::Malformed(_) => Code::Internal,
+        Error::Compressed { .. } => Code::Unimplemented,
+        Error::UnknownCluster(_) | Error::SpansClusters(_) => Code::InvalidArgument,
+        Error::MergeTooLarge { .. } => Code::ResourceExhausted,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// UNAVAILABLE is what a client of etcd's may see at any time: it repeats reads and streams, and
+/// leaves writes, whose outcome may be unknown, to the application.
+fn of_upstream(error: &upstream::Error) -> Status {
+    let code = match error {
+        upstream::Error::Unreachable { .. }
+        | upstream::Error::Refused { .. }
+        | upstream::Error::Lost { .. }
+        | upstream::Error::Reset { .. } => Code::Unavailable,
+        upstream::Error::Deadline => {
+            let (code, text) = errors::DEADLINE_EXCEEDED;
+            return Status::new(code, text);
+        }
+    };
+    Status::new(code, format!("seawall: {error}"))
+}

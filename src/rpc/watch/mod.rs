@@ -1,0 +1,47 @@
+//! `Watch`: one stream of a client, one stream to each cluster that its watchers' keys live in.
+//!
+//! Watchers keep the ids that etcd would give them, so events go through as bytes. Requests are
+//! handled in their order by the session's loop; each upstream stream has a task that relays its
+//! responses, message by message, into the client's stream.
+
+mod head;
+mod ids;
+mod outlet;
+mod session;
+mod upstreams;
+
+use super::{Context, error::Error, status};
+use crate::{
+    admission::Class,
+    etcd::{errors, method::Method},
+    grpc::Incoming,
+    pipeline::{Manner, Responder},
+};
+use session::Session;
+use tonic::Status;
+
+/// How the loop of a stream ended.
+enum End {
+    /// The client has left.
+    Gone,
+    /// The client is told why.
+    Status(Status),
+}
+
+pub(super) async fn watch(context: Context, incoming: Incoming, mut responder: Responder) {
+    let manner = Manner::of(Method::Watch, Class::Watch);
+    responder.record.placed(manner.class, &context.topology.default().cluster.name);
+    let mut session = Session::new(&context, manner, responder);
+    let end = tokio::select! {
+        end = session.run(incoming) => end,
+        // Between two messages, and so that clients open their watchers anew elsewhere: at another
+        // Seawall, or where their keys are now.
+        () = context.edge.draining.cancelled() => stopped(),
+        () = context.topology.replaced.cancelled() => stopped(),
+    };
+    session.finish(end).await;
+}
+
+fn stopped() -> End {
+    End::Status(status::of(&Error::Known(errors::SERVER_STOPPED)))
+}

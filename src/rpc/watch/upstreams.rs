@@ -1,0 +1,225 @@
+//! The stream to one cluster and the task that relays its responses.
+
+use super::{
+    head::{HEAD_BYTES, Head, progress_of},
+    ids::Ids,
+    outlet::Outlet,
+};
+use crate::{
+    etcd::proto::etcdserverpb::WatchResponse,
+    grpc::{self, Incoming, Outgoing, ReadError, SendError},
+    pipeline::Cut,
+    rpc::{cut, status},
+    upstream::{Answer, Error, Exchange},
+};
+use http::Response;
+use parking_lot::Mutex;
+use prost::Message as _;
+use std::{future::poll_fn, sync::Arc, task::Poll};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
+
+/// Responses up to this size are read whole before they take their turn, so that a cluster that
+/// hangs in the middle of one does not hold up the others. Larger ones, which only history that is
+/// caught up with brings, are passed on as they come.
+const WHOLE_BYTES_MAX: usize = 256 << 10;
+
+/// What happened on the stream to the cluster at an index.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The answer to a create request has gone to the client.
+    Created,
+    /// The cluster ended the stream, or it broke.
+    Ended { cluster: usize, status: Status },
+    /// The client has given its stream up.
+    Gone,
+}
+
+/// The stream to one cluster; its task ends with it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) up: Outgoing,
+    _relay: AbortOnDropHandle<()>,
+}
+
+/// What the relay of one cluster works with.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) cluster: usize,
+    pub(super) outlet: Arc<Outlet>,
+    /// Kept where the stream may reach several clusters. Never locked across an await.
+    pub(super) ids: Option<Arc<Mutex<Ids>>>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+impl Upstream {
+    /// Takes over a stream that was opened. `None` when it has no sending side.
+    pub(super) fn start(mut exchange: Exchange, relay: Relay) -> Option<Self> {
+        let up = exchange.outgoing.take()?;
+        let task = tokio::spawn(relay.run(exchange));
+        Some(Self { up, _relay: AbortOnDropHandle::new(task) })
+    }
+}
+
+/// Why a relay ends.
+enum Stop {
+    Client,
+    Upstream(Status),
+}
+
+impl From<SendError> for Stop {
+    fn from(_: SendError) -> Self {
+        Self::Client
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Upstream(cut(Cut::Broken(error)))
+    }
+}
+
+impl Relay {
+    async fn run(self, exchange: Exchange) {
+        let event = match self.relay(exchange).await {
+            Stop::Client => Event::Gone,
+            Stop::Upstream(status) => Event::Ended { cluster: self.cluster, status },
+        };
+        // Fails when the session has ended, which is what this is about.
+        let _ = self.events.send(event).await;
+    }
+
+    async fn relay(&self, exchange: Exchange) -> Stop {
+        let mut answer = match exchange.answer().await {
+            Ok(answer) => answer,
+            Err(error) => return error.into(),
+        };
+        if let Some(refusal) = answer.refusal() {
+            return Stop::Upstream(refusal);
+        }
+        let mut head = Response::new(());
+        *head.headers_mut() = std::mem::take(&mut answer.head.headers);
+        if self.outlet.turn().await.open(head).is_err() {
+            return Stop::Client;
+        }
+        loop {
+            match self.pass_one(&mut answer).await {
+                Ok(true) => {}
+                Ok(false) => return self.ended(answer).await,
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// Passes one response on; false when there is none left.
+    async fn pass_one(&self, answer: &mut Answer) -> Result<bool, Stop> {
+        let body = &mut answer.body;
+        let length = self.unless_gone(body).await?;
+        let length = match length {
+            Ok(Some(length)) => length,
+            Ok(None) => return Ok(false),
+            Err(error) => return Err(broken(answer, error)),
+        };
+        let passed = if length <= WHOLE_BYTES_MAX {
+            match body.message(WHOLE_BYTES_MAX).await {
+                Ok(Some(message)) => self.pass_whole(&message).await?,
+                Ok(None) => return Ok(false),
+                Err(error) => return Err(broken(answer, error)),
+            }
+        } else {
+            let beginning = match body.peek_payload(HEAD_BYTES).await {
+                Ok(beginning) => Head::read(&beginning),
+                Err(error) => return Err(broken(answer, error)),
+            };
+            self.pass_in_pieces(answer, grpc::PREFIX_LEN + length).await?;
+            beginning
+        };
+        if passed.created && self.ids.is_some() {
+            // The session waits for this before it sends a request to another cluster.
+            let _ = self.events.send(Event::Created).await;
+        }
+        Ok(true)
+    }
+
+    /// The length of the next response, unless the client leaves before there is one.
+    async fn unless_gone(
+        &self,
+        body: &mut Incoming,
+    ) -> Result<Result<Option<usize>, ReadError>, Stop> {
+        let mut length = std::pin::pin!(body.peek_length());
+        poll_fn(|cx| {
+            if let Poll::Ready(length) = length.as_mut().poll(cx) {
+                return Poll::Ready(Ok(length));
+            }
+            self.outlet.poll_gone(cx).map(|()| Err(Stop::Client))
+        })
+        .await
+    }
+
+    async fn pass_whole(&self, message: &grpc::Message) -> Result<Head, Stop> {
+        let payload = message.payload();
+        let head = Head::read(&payload);
+        let framed = match &self.ids {
+            Some(ids) if head.is_progress_of_all() => progress(&payload, &ids.lock(), self.cluster),
+            _ => None,
+        };
+        let mut turn = self.outlet.turn().await;
+        self.note(head);
+        turn.send(framed.unwrap_or_else(|| message.framed())).await?;
+        Ok(head)
+    }
+
+    async fn pass_in_pieces(&self, answer: &mut Answer, mut left: usize) -> Result<(), Stop> {
+        let mut turn = self.outlet.turn().await;
+        while left > 0 {
+            let piece = match answer.body.piece(left).await {
+                Ok(piece) => piece,
+                Err(error) => return Err(broken(answer, error)),
+            };
+            left -= piece.len();
+            turn.send(piece).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the ids in step with what the client is about to read.
+    fn note(&self, head: Head) {
+        let Some(ids) = &self.ids else { return };
+        match head {
+            Head { created: true, canceled: false, watch_id, .. } => {
+                ids.lock().created(watch_id, self.cluster);
+            }
+            Head { canceled: true, created: false, watch_id, .. } => ids.lock().ended(watch_id),
+            _ => {}
+        }
+    }
+
+    async fn ended(&self, mut answer: Answer) -> Stop {
+        match answer.body.trailers().await {
+            Ok(trailers) => {
+                let status = trailers.as_ref().and_then(grpc::from_headers);
+                Stop::Upstream(status.unwrap_or_else(|| Status::new(Code::Unavailable, "")))
+            }
+            Err(error) => answer.broken(&error).into(),
+        }
+    }
+}
+
+fn broken(answer: &Answer, error: ReadError) -> Stop {
+    match error {
+        ReadError::Broken(error) => answer.broken(&error).into(),
+        error => Stop::Upstream(status::of(&error.into())),
+    }
+}
+
+/// An answer to a progress request is about all watchers of the stream it came on. Where the
+/// client's stream has watchers of other clusters, it becomes one answer for each it is about.
+fn progress(payload: &[u8], ids: &Ids, cluster: usize) -> Option<bytes::Bytes> {
+    if !ids.has_others(cluster) {
+        return None;
+    }
+    let progress = WatchResponse::decode(payload).ok()?;
+    let each = ids.live(cluster).into_iter().map(|id| grpc::encode(&progress_of(&progress, id)));
+    Some(each.collect::<Vec<_>>().concat().into())
+}

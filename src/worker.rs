@@ -1,0 +1,83 @@
+//! The data threads. Each runs a scheduler of its own and serves whole connections on upstream
+//! connections of its own, so that a call crosses no thread on its way.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+/// The data threads of the process. Dropping them ends what runs on them.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Worker>,
+    threads: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// One data thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its connections to etcd are found under this number; 0 is the control thread's.
+    pub index: usize,
+    pub handle: Handle,
+    /// Client connections it serves.
+    load: Arc<AtomicUsize>,
+}
+
+/// Counts a connection for as long as it is kept.
+#[derive(Debug)]
+pub struct Load(Arc<AtomicUsize>);
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no event queue.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut this = Self { workers: Vec::new(), threads: Vec::new() };
+        for index in 1..=count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (stop, stopped) = oneshot::channel();
+            let handle = runtime.handle().clone();
+            // Ends when `stop` is dropped.
+            let thread = thread::Builder::new().name(format!("data-{index}")).spawn(move || {
+                let _ = runtime.block_on(stopped);
+            })?;
+            this.workers.push(Worker { index, handle, load: Arc::default() });
+            this.threads.push((stop, thread));
+        }
+        Ok(this)
+    }
+
+    /// The thread that serves the fewest connections, and its count raised by one.
+    pub fn least_loaded(&self) -> (&Worker, Load) {
+        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Relaxed));
+        let worker = least.unwrap_or(&self.workers[0]);
+        worker.load.fetch_add(1, Relaxed);
+        (worker, Load(Arc::clone(&worker.load)))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for (stop, thread) in self.threads.drain(..) {
+            drop(stop);
+            // A panic there was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
