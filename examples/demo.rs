@@ -163,7 +163,7 @@ impl Demo {
 }
 
 async fn count(etcdctl: &Etcdctl, prefix: &str) -> Result<usize> {
-    let args = ["get", prefix, "--prefix", "--count-only", "-w", "json"];
+    let args = ["get", prefix, "--prefix", "--keys-only", "-w", "json"];
     let answer = etcdctl.run(&args).await?.json()?;
     // JSON leaves a zero out.
     let count = answer.get("count").map_or(Some(0), serde_json::Value::as_u64);
