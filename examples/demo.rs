@@ -139,9 +139,9 @@ impl Demo {
              {etcdctl} --endpoints={seawall} watch /registry/events/ --prefix\n  \
              {etcdctl} --endpoints={main} get /registry/ --prefix --keys-only\n  \
              {etcdctl} --endpoints={events} get /registry/ --prefix --keys-only\n  \
-             curl http://{admin}/metrics\n  \
-             curl http://{admin}/status\n  \
-             curl 'http://{admin}/readyz?verbose'",
+             curl -s http://{admin}/metrics\n  \
+             curl -s http://{admin}/status\n  \
+             curl -s 'http://{admin}/readyz?verbose'",
             main = self.main.member(0).endpoint(),
             events = self.events.member(0).endpoint(),
         );
