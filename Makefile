@@ -32,8 +32,8 @@ lint: setup ## Check the format and lint everything
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-doc: setup ## Build the API documentation; a broken link fails
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+doc: setup ## Build the API documentation, private items too; a broken link fails
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items --locked
 
 deny: ## Audit the dependencies: licences, sources, bans, and advisories where they can be fetched
 	@scripts/deny
