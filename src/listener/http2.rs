@@ -38,7 +38,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Accepted = Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>;
 
-/// What a turn of the connection came to.
+/// What a turn of the connection came to. A call is large, and is what it mostly comes to.
+#[allow(clippy::large_enum_variant)]
 enum Turn {
     Accepted(Accepted),
     Drain,
@@ -83,7 +84,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let mut draining = pin!(shared.edge.draining.cancelled());
     let mut drains = false;
     loop {
-        let drain = (!drains).then(|| draining.as_mut());
+        let drain = (!drains).then_some(draining.as_mut());
         match driver.turn(&mut connection, drain).await {
             Turn::Accepted(Some(Ok((request, respond)))) => {
                 let edge = Arc::clone(&shared.edge);

@@ -39,7 +39,7 @@ pub(super) async fn status(context: Context, mut incoming: Incoming, responder: 
         Ok(Err(error)) => return responder.status(&status::of(&error.into())),
         Err(_) => return,
     };
-    let lowered = lower(&found.payload(), lowest_version(&context.topology));
+    let lowered = lower(&found.payload(), lowest_version(&context.topology).as_deref());
     let framed = lowered.map_or_else(|_| found.framed(), |lowered| grpc::frame(&lowered));
     responder.message(framed).await;
 }
@@ -52,12 +52,12 @@ pub(super) fn lowest_version(topology: &Topology) -> Option<String> {
 }
 
 /// `found` with `lowest` as its version, if that is lower.
-fn lower(found: &[u8], lowest: Option<String>) -> Result<BytesMut, wire::Malformed> {
+fn lower(found: &[u8], lowest: Option<&str>) -> Result<BytesMut, wire::Malformed> {
     let mut out = BytesMut::with_capacity(found.len());
     for field in wire::fields(found) {
         let field = field?;
         let own = String::from_utf8_lossy(field.value.bytes());
-        match &lowest {
+        match lowest {
             Some(lowest) if field.number == VERSION && order(lowest) < order(&own) => {
                 wire::put_bytes(VERSION, lowest.as_bytes(), &mut out);
             }
@@ -83,7 +83,7 @@ mod tests {
 
     fn lowered(own: &str, lowest: &str) -> String {
         let found = StatusResponse { version: own.into(), db_size: 7, ..StatusResponse::default() };
-        let bytes = lower(&found.encode_to_vec(), Some(lowest.into())).expect("a status");
+        let bytes = lower(&found.encode_to_vec(), Some(lowest)).expect("a status");
         let lowered = StatusResponse::decode(bytes).expect("a status");
         assert_eq!(lowered.db_size, 7);
         lowered.version

@@ -61,10 +61,8 @@ fn check(
     request: &RangeRequest,
     segments: &[Segment<'_, usize>],
 ) -> Result<(), Error> {
-    let in_key_order = request.sort_order == SortOrder::None as i32
-        && request.sort_target == SortTarget::Key as i32
-        || request.sort_order == SortOrder::Ascend as i32
-            && request.sort_target == SortTarget::Key as i32;
+    let in_key_order = request.sort_target == SortTarget::Key as i32
+        && request.sort_order != SortOrder::Descend as i32;
     let bounds = [
         request.min_mod_revision,
         request.max_mod_revision,

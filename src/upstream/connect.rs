@@ -109,7 +109,7 @@ async fn http2<T: Stream + 'static>(
     let mut received = 0;
     let driver = poll_fn(move |cx| {
         if let Poll::Ready(ended) = flushed(Pin::new(&mut connection).poll(cx), &cork, cx) {
-            return Poll::Ready(ended.err().map_or("closed".into(), |error| error.to_string()));
+            return Poll::Ready(ended.err().map_or_else(|| "closed".into(), |error| error.to_string()));
         }
         if Pin::new(&mut abort).poll(cx).is_ready() {
             return Poll::Ready("the member does not answer".into());
