@@ -139,9 +139,9 @@ impl Demo {
              {etcdctl} --endpoints={seawall} watch /registry/events/ --prefix\n  \
              {etcdctl} --endpoints={main} get /registry/ --prefix --keys-only\n  \
              {etcdctl} --endpoints={events} get /registry/ --prefix --keys-only\n  \
-             curl http://{admin}/metrics\n  \
-             curl http://{admin}/status\n  \
-             curl 'http://{admin}/readyz?verbose'",
+             curl -s http://{admin}/metrics\n  \
+             curl -s http://{admin}/status\n  \
+             curl -s 'http://{admin}/readyz?verbose'",
             main = self.main.member(0).endpoint(),
             events = self.events.member(0).endpoint(),
         );
@@ -163,7 +163,7 @@ impl Demo {
 }
 
 async fn count(etcdctl: &Etcdctl, prefix: &str) -> Result<usize> {
-    let args = ["get", prefix, "--prefix", "--count-only", "-w", "json"];
+    let args = ["get", prefix, "--prefix", "--keys-only", "-w", "json"];
     let answer = etcdctl.run(&args).await?.json()?;
     // JSON leaves a zero out.
     let count = answer.get("count").map_or(Some(0), serde_json::Value::as_u64);

@@ -68,7 +68,7 @@ impl Bench<'_> {
         let targets = &self.plan.targets;
         let first = (round + index) % targets.len();
         for &target in targets[first..].iter().chain(&targets[..first]) {
-            if let Err(shortage) = enough_memory(experiment) {
+            if let Err(shortage) = enough_memory(experiment, target) {
                 report.note(format!("{experiment} of {target} is left out: {shortage}"));
                 continue;
             }
@@ -113,21 +113,20 @@ impl Bench<'_> {
     }
 }
 
-/// Lists in flight fill the memory of a peer that buffers, and of etcd. Better no figure than a
+/// Lists in flight fill the memory of etcd, and of a peer that buffers. Better no figure than a
 /// machine that kills what others run on it.
-fn enough_memory(experiment: Experiment) -> Result<()> {
-    const PER_LIST_BYTES: u64 = 1 << 30;
+fn enough_memory(experiment: Experiment, target: Target) -> Result<()> {
     if matches!(experiment.workload, Workload::Get | Workload::Put | Workload::Txn) {
         return Ok(());
     }
-    let wanted = (experiment.in_flight as u64 + 1) * PER_LIST_BYTES;
+    let per_list_mib = if target == Target::GrpcProxy { 1024 } else { 512 };
+    // One more for what etcd holds anyway.
+    let wanted_mib = (experiment.in_flight as u64 + 1) * per_list_mib;
     let memory = procfs::Meminfo::current().context("reading /proc/meminfo")?;
-    let available = memory.mem_available.unwrap_or(memory.mem_free);
+    let available_mib = memory.mem_available.unwrap_or(memory.mem_free) >> 20;
     ensure!(
-        available >= wanted,
-        "{} MiB of memory are available and it may take {}",
-        available >> 20,
-        wanted >> 20
+        available_mib >= wanted_mib,
+        "{available_mib} MiB of memory are available and it may take {wanted_mib}"
     );
     Ok(())
 }

@@ -22,7 +22,7 @@ pub struct Call {
     pub method: Option<Method>,
     pub path: PathAndQuery,
     /// The client's metadata, without what was meant for us.
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// The cluster that the client named in `seawall-cluster`.
     pub cluster: Option<String>,
     pub deadline: Option<Instant>,
@@ -41,6 +41,7 @@ impl Call {
         let cluster = headers.remove(CLUSTER);
         let cluster = cluster.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
         let path = head.uri.path_and_query().cloned();
+        let headers = Arc::new(headers);
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         Self {
             method: Method::from_path(path.path()),

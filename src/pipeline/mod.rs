@@ -24,6 +24,7 @@ use crate::{
     upstream::{self, Answer, Lane, Outbound},
 };
 use bytes::Bytes;
+use std::sync::Arc;
 use tokio::time::timeout_at;
 
 /// How a call is to be sent.
@@ -86,7 +87,7 @@ pub async fn resend(
 /// `call` as it goes to the cluster it was placed on. Without a `body` our side of the stream stays
 /// open.
 pub fn outbound(placed: &Placed<'_>, call: &Call, manner: Manner, body: Option<Bytes>) -> Outbound {
-    let mut headers = call.headers.clone();
+    let mut headers = Arc::clone(&call.headers);
     placed.tokens().apply(placed.index, &mut headers);
     Outbound {
         path: call.path.clone(),

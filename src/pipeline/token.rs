@@ -38,10 +38,12 @@ impl Tokens {
     }
 
     /// Leaves in `headers` the token for the cluster at `index` alone.
-    pub fn apply(&self, index: usize, headers: &mut HeaderMap) {
-        if self.clusters.len() == 1 {
+    pub fn apply(&self, index: usize, headers: &mut Arc<HeaderMap>) {
+        let has_token = TOKEN_HEADERS.iter().any(|name| headers.contains_key(name));
+        if self.clusters.len() == 1 || !has_token {
             return;
         }
+        let headers = Arc::make_mut(headers);
         for name in &TOKEN_HEADERS {
             let Some(joined) = headers.get(name).and_then(|value| value.to_str().ok()) else {
                 continue;
@@ -80,6 +82,7 @@ mod tests {
     fn applied(index: usize, header: &'static str, token: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
         headers.insert(header, token.parse().expect("a header"));
+        let mut headers = Arc::new(headers);
         tokens().apply(index, &mut headers);
         headers.get(header).map(|token| token.to_str().expect("text").to_owned())
     }

@@ -39,7 +39,8 @@ pub(super) async fn range(
     match context.topology.owners(&keys) {
         Ok(placed) => context.forward(placed, manner, &message, responder).await,
         Err(segments) => {
-            merge::range(&context, method, manner, &request, &segments, responder).await;
+            let merging = merge::range(&context, method, manner, &request, &segments, responder);
+            Box::pin(merging).await;
         }
     }
 }
@@ -110,6 +111,7 @@ async fn write(
     responder.record.placed(manner.class, &placed.cluster.name);
     let outbound = pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
     let writing = materialize::with_leases(context, &placed, &outbound, manner, leases);
+    let writing = Box::pin(writing);
     let answered = responder.unless_gone(writing).await;
     context.finish(answered, responder).await;
 }

@@ -18,6 +18,7 @@ use crate::{
     upstream::{self, Answer, Outbound},
 };
 use http::HeaderMap;
+use std::sync::Arc;
 use tonic::{Code, Status};
 
 /// Makes a write that attaches keys to `leases` on a cluster that is not the default one. The
@@ -100,8 +101,9 @@ pub(super) fn credentials(context: &Context, placed: &Placed<'_>) -> HeaderMap {
             headers.insert(name, value.clone());
         }
     }
+    let mut headers = Arc::new(headers);
     placed.tokens().apply(placed.index, &mut headers);
-    headers
+    Arc::unwrap_or_clone(headers)
 }
 
 fn is_lease_not_found(answer: &Answer) -> bool {

@@ -36,6 +36,7 @@ use crate::{
 use ::http::{Request, header::CONTENT_TYPE};
 use bytes::Bytes;
 use error::Error;
+use futures_util::future::BoxFuture;
 use h2::{RecvStream, server::SendResponse};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +64,7 @@ pub async fn serve(
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if !is_grpc {
-        return http::answer_http2(&edge, &head, worker, respond).await;
+        return Box::pin(http::answer_http2(&edge, &head, worker, respond)).await;
     }
     let call = Call::new(head, peer, worker);
     let record = edge.metrics.record(call.method);
@@ -72,37 +73,48 @@ pub async fn serve(
     dispatch(Context { edge, topology, call }, Incoming::new(body), responder).await;
 }
 
-/// The table of methods. Each handler answers in every case; the client's leaving ends it.
+/// Each handler answers in every case; the client's leaving ends it.
 async fn dispatch(context: Context, incoming: Incoming, responder: Responder) {
-    use Method::*;
     let Some(method) = context.call.method else {
-        return unknown(context, incoming, responder).await;
+        return Box::pin(unknown(context, incoming, responder)).await;
     };
+    handler(context, incoming, responder, method).await;
+}
+
+/// The table of methods. On the heap, each as large as it is: in place every call would be as large
+/// as the largest.
+fn handler(
+    context: Context,
+    incoming: Incoming,
+    responder: Responder,
+    method: Method,
+) -> BoxFuture<'static, ()> {
+    use Method::*;
     match method {
-        Range | RangeStream => kv::range(context, incoming, responder, method).await,
-        Put => kv::put(context, incoming, responder).await,
-        DeleteRange => kv::delete_range(context, incoming, responder).await,
-        Txn => kv::txn(context, incoming, responder).await,
-        Compact => compaction::compact(context, incoming, responder).await,
-        Watch => watch::watch(context, incoming, responder).await,
-        LeaseGrant => lease::grant(context, incoming, responder).await,
-        LeaseRevoke => lease::revoke(context, incoming, responder).await,
-        LeaseTimeToLive => lease::time_to_live(context, incoming, responder).await,
-        LeaseKeepAlive => lease::keep_alive(context, incoming, responder).await,
-        MemberList => cluster::member_list(context, incoming, responder).await,
-        Status => maintenance::status(context, incoming, responder).await,
-        Authenticate => auth::authenticate(context, incoming, responder).await,
+        Range | RangeStream => Box::pin(kv::range(context, incoming, responder, method)),
+        Put => Box::pin(kv::put(context, incoming, responder)),
+        Txn => Box::pin(kv::txn(context, incoming, responder)),
+        DeleteRange => Box::pin(kv::delete_range(context, incoming, responder)),
+        Compact => Box::pin(compaction::compact(context, incoming, responder)),
+        Watch => Box::pin(watch::watch(context, incoming, responder)),
+        LeaseGrant => Box::pin(lease::grant(context, incoming, responder)),
+        LeaseRevoke => Box::pin(lease::revoke(context, incoming, responder)),
+        LeaseTimeToLive => Box::pin(lease::time_to_live(context, incoming, responder)),
+        LeaseKeepAlive => Box::pin(lease::keep_alive(context, incoming, responder)),
+        MemberList => Box::pin(cluster::member_list(context, incoming, responder)),
+        Status => Box::pin(maintenance::status(context, incoming, responder)),
+        Authenticate => Box::pin(auth::authenticate(context, incoming, responder)),
         Lock | Unlock | Campaign | Proclaim | Leader | Observe | Resign => {
-            concurrency::serve(context, incoming, responder, method).await;
+            Box::pin(concurrency::serve(context, incoming, responder, method))
         }
-        HealthCheck => health::check(context, incoming, responder).await,
-        HealthWatch => health::watch(context, incoming, responder).await,
+        HealthCheck => Box::pin(health::check(context, incoming, responder)),
+        HealthWatch => Box::pin(health::watch(context, incoming, responder)),
         LeaseLeases | MemberAdd | MemberRemove | MemberUpdate | MemberPromote | Alarm
         | Defragment | Hash | HashKv | Snapshot | MoveLeader | Downgrade | AuthEnable
         | AuthDisable | AuthStatus | UserAdd | UserGet | UserList | UserDelete
         | UserChangePassword | UserGrantRole | UserRevokeRole | RoleAdd | RoleGet | RoleList
         | RoleDelete | RoleGrantPermission | RoleRevokePermission => {
-            passthrough::unary(context, incoming, responder, method).await;
+            Box::pin(passthrough::unary(context, incoming, responder, method))
         }
     }
 }

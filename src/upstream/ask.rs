@@ -28,7 +28,7 @@ impl Cluster {
         deadline: Option<Instant>,
     ) -> Result<Result<T, Status>, Error> {
         let mut outbound = outbound(method, request, worker, Lane::Light);
-        outbound.headers.extend(headers);
+        Arc::make_mut(&mut outbound.headers).extend(headers);
         outbound.deadline = deadline;
         self.call(&outbound, method.effect()).await?.decode().await
     }
@@ -108,7 +108,7 @@ fn outbound(method: Method, request: &impl prost::Message, worker: usize, lane: 
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     Outbound {
         path: PathAndQuery::from_static(method.path()),
-        headers,
+        headers: Arc::new(headers),
         body: Some(grpc::encode(request)),
         lane,
         affinity: method.affinity(),

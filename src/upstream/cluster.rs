@@ -153,7 +153,22 @@ impl Cluster {
     }
 
     /// Sends a call to the first suitable member that takes it, and tells which one did.
-    async fn open(
+    async fn open(&self, outbound: &Outbound, tried: Tried) -> Result<(usize, Exchange), Error> {
+        // Nearly always there is a connection with room.
+        if let Some(index) = self.pick(outbound, tried) {
+            let member = &self.members[index];
+            if let Some(slot) = member.pool(outbound.worker, outbound.lane).take_now(member)
+                && let Ok(exchange) = Exchange::start(member, slot, outbound).await
+            {
+                return Ok((index, exchange));
+            }
+        }
+        // On the heap, since it is rarely needed and large.
+        Box::pin(self.open_when_possible(outbound, tried)).await
+    }
+
+    /// The same, waiting for connections.
+    async fn open_when_possible(
         &self,
         outbound: &Outbound,
         refused_by: Tried,
@@ -165,9 +180,9 @@ impl Cluster {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
+            // Before looking, so that no change between the look and the wait is missed.
             changed.as_mut().enable();
-            let leader = self.leader.load(Relaxed);
-            let Some(index) = balance::pick(&self.members, tried, outbound.affinity, leader) else {
+            let Some(index) = self.pick(outbound, tried) else {
                 if timeout_at(deadline, changed).await.is_err() {
                     return Err(self.gave_up(outbound, reason));
                 }
@@ -188,6 +203,10 @@ impl Cluster {
             }
             tried.add(index);
         }
+    }
+
+    fn pick(&self, outbound: &Outbound, tried: Tried) -> Option<usize> {
+        balance::pick(&self.members, tried, outbound.affinity, self.leader())
     }
 
     fn gave_up(&self, outbound: &Outbound, reason: Arc<str>) -> Error {

@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 #[derive(Debug, Clone)]
 pub struct Outbound {
     pub path: PathAndQuery,
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// The framed request; `None` keeps our side of the stream open for [`Exchange::outgoing`].
     pub body: Option<Bytes>,
     pub lane: Lane,
@@ -63,7 +63,7 @@ impl Exchange {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri(member, outbound.path.clone());
-        *request.headers_mut() = outbound.headers.clone();
+        *request.headers_mut() = HeaderMap::clone(&outbound.headers);
         let waiting = member.waiting();
         let (response, mut stream) = sender.send_request(request, false)?;
         let outgoing = match &outbound.body {

@@ -103,7 +103,7 @@ impl Pool {
         Self { config, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// A place on a connection, when there is one at once; waits for it otherwise.
+    /// A place on a connection, as soon as there is one.
     ///
     /// # Errors
     ///
@@ -119,6 +119,14 @@ impl Pool {
                 Taken::Unreachable(reason) => return Err(reason),
                 Taken::Wait => changed.await,
             }
+        }
+    }
+
+    /// A place on a connection, if there is one.
+    pub(super) fn take_now(self: &Arc<Self>, member: &Arc<Member>) -> Option<Slot> {
+        match self.take(member) {
+            Taken::Slot(slot) => Some(slot),
+            Taken::Wait | Taken::Unreachable(_) => None,
         }
     }
 

@@ -1,7 +1,9 @@
 use anyhow::{Context, Result};
+use procfs::CurrentSI;
 use seawall_testkit::Usage;
 use serde::Serialize;
-use std::{fs, process};
+use std::{fs, process, time::Duration};
+use tokio::time::Instant;
 
 /// Whose processor time and memory a measurement reads from /proc.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Costs {
     /// Of the hop between client and etcd; there is none when etcd is asked directly.
     pub(crate) peer: Option<Cost>,
     pub(crate) client: Cost,
+    /// How many cores all other work on the machine took meanwhile, with what a hypervisor stole.
+    pub(crate) others_cores: f64,
 }
 
 /// What all of them have used so far.
@@ -34,6 +38,8 @@ pub(crate) struct Readings {
     etcd: Option<Usage>,
     peer: Option<Usage>,
     client: Usage,
+    machine: Duration,
+    at: Instant,
 }
 
 impl Processes {
@@ -52,6 +58,8 @@ impl Processes {
             etcd: self.etcd.map(|pid| usage("etcd", pid)).transpose()?,
             peer: self.peer.map(|pid| usage("the peer", pid)).transpose()?,
             client: usage("the client", self.client)?,
+            machine: machine()?,
+            at: Instant::now(),
         })
     }
 }
@@ -63,12 +71,26 @@ impl Readings {
             rss_before_bytes: before.rss_bytes,
             rss_peak_bytes: now.peak_rss_bytes,
         };
-        Costs {
+        let mut costs = Costs {
             etcd: self.etcd.zip(before.etcd).map(|(now, before)| cost(now, before)),
             peer: self.peer.zip(before.peer).map(|(now, before)| cost(now, before)),
             client: cost(self.client, before.client),
-        }
+            others_cores: 0.0,
+        };
+        let ours = [costs.etcd, costs.peer, Some(costs.client)].into_iter().flatten();
+        let ours: f64 = ours.map(|cost| cost.cpu_seconds).sum();
+        let all = self.machine.saturating_sub(before.machine).as_secs_f64();
+        costs.others_cores = (all - ours).max(0.0) / (self.at - before.at).as_secs_f64();
+        costs
     }
+}
+
+/// Processor time of everything that runs here. That of interrupts is left out: the kernel may have
+/// charged it to whoever was interrupted.
+fn machine() -> Result<Duration> {
+    let total = procfs::KernelStats::current().context("reading /proc/stat")?.total;
+    let ticks = total.user + total.nice + total.system + total.steal.unwrap_or_default();
+    Ok(Duration::from_secs(ticks) / u32::try_from(procfs::ticks_per_second())?)
 }
 
 /// Makes the peak of a process start again from what is resident now.

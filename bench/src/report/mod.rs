@@ -86,6 +86,10 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.environment)?;
+        let others = self.samples.iter().map(|sample| sample.measurement.costs.others_cores);
+        if let Some(cores) = figures::Spread::of(others) {
+            writeln!(f, "- Cores that other work took during the samples: {cores}")?;
+        }
         for note in self.notes.iter().chain(&self.failures) {
             writeln!(f, "- {note}")?;
         }

@@ -259,7 +259,7 @@ mod tests {
                 p99_ms: 2.0,
                 max_ms: 3.0,
                 errors: BTreeMap::new(),
-                costs: Costs { etcd: Some(cost(2.0)), peer, client: cost(0.25) },
+                costs: Costs { etcd: Some(cost(2.0)), peer, client: cost(0.25), others_cores: 0.0 },
             },
         }
     }

@@ -167,17 +167,12 @@ func TestRangeOptions(t *testing.T) {
 			"inverted interval":   {clientv3.WithRange("/a")},
 			"single missing key":  nil,
 		} {
-			check(t, name, ask(ctx, t, client, prefix, opts), ask(ctx, t, owner, prefix, opts))
+			check(t, name, get(ctx, t, client, prefix, opts...), get(ctx, t, owner, prefix, opts...))
 		}
 		check(t, "single key", get(ctx, t, client, prefix+"0003"), get(ctx, t, owner, prefix+"0003"))
 		check(t, "last page", get(ctx, t, client, prefix+"0021\x00", clientv3.WithRange(prefix+"\xff"), clientv3.WithLimit(10)),
 			get(ctx, t, owner, prefix+"0021\x00", clientv3.WithRange(prefix+"\xff"), clientv3.WithLimit(10)))
 	})
-}
-
-func ask(ctx context.Context, t *testing.T, client *clientv3.Client, key string, opts []clientv3.OpOption) *clientv3.GetResponse {
-	t.Helper()
-	return get(ctx, t, client, key, opts...)
 }
 
 func check(t *testing.T, name string, got, expected *clientv3.GetResponse) {

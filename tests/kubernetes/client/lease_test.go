@@ -103,7 +103,7 @@ func TestLeaseRevoke(t *testing.T) {
 func TestLeaseExpiry(t *testing.T) {
 	harness.Run(t, harness.All, func(t *testing.T, env *harness.Env) {
 		ctx, client := bounded(t), env.Client(t)
-		_, watches := leased(ctx, t, client, grant(ctx, t, client, 1))
+		_, watches := leased(ctx, t, client, grant(ctx, t, client, 2))
 		for _, w := range watches {
 			w.expectDelete(t)
 		}

@@ -161,7 +161,6 @@ func TestCacher(t *testing.T) {
 			storagetesting.RunTestCreate(ctx, t, c, noCheck)
 		}},
 		plainCached("CreateWithTTL", storagetesting.RunTestCreateWithTTL),
-		plainCached("Get", storagetesting.RunTestGet),
 		plainCached("UnconditionalDelete", storagetesting.RunTestUnconditionalDelete),
 		plainCached("ConditionalDelete", storagetesting.RunTestConditionalDelete),
 		plainCached("DeleteWithSuggestionAndConflict", storagetesting.RunTestDeleteWithSuggestionAndConflict),
@@ -195,6 +194,11 @@ func TestCacher(t *testing.T) {
 		plainCached("WatchBookmarksWithCorrectResourceVersion", storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion),
 		plainCached("SendInitialEventsBackwardCompatibility", storagetesting.RunSendInitialEventsBackwardCompatibility),
 	})
+}
+
+// TestCacherGet reads an object that lives for a second only, so nothing may hold the suite up.
+func TestCacherGet(t *testing.T) {
+	runCacheSuites(t, harness.Options{Serial: true}, []cacheSuite{plainCached("Get", storagetesting.RunTestGet)})
 }
 
 // TestCacherClusterScoped runs the watch suite for objects without a namespace.

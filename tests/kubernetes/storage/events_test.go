@@ -61,7 +61,13 @@ func (s *eventStore) record(t *testing.T, name string, ttl uint64) *example.Pod 
 // leaseOf returns the lease the owning cluster has on an event.
 func (s *eventStore) leaseOf(t *testing.T, name string) clientv3.LeaseID {
 	t.Helper()
-	resp, err := s.owner.Get(t.Context(), "/registry"+eventKey(name))
+	return s.leaseAt(t, name, 0)
+}
+
+// leaseAt returns the lease at a revision, which also an expired event has.
+func (s *eventStore) leaseAt(t *testing.T, name string, revision int64) clientv3.LeaseID {
+	t.Helper()
+	resp, err := s.owner.Get(t.Context(), "/registry"+eventKey(name), clientv3.WithRev(revision))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +139,7 @@ func TestEventsExpire(t *testing.T) {
 		for _, name := range names {
 			created[name] = s.record(t, name, 2)
 		}
-		lease := s.leaseOf(t, "a")
+		lease := s.leaseAt(t, "a", revisionOf(t, created["a"]))
 
 		w := startWatch(t, s, "/events/", created["a"].ResourceVersion)
 		w.expect(t, watch.Added, "b")

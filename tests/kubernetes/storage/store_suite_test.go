@@ -47,7 +47,6 @@ func TestStore(t *testing.T) {
 		}},
 		plain("CreateWithTTL", storagetesting.RunTestCreateWithTTL),
 		plain("CreateWithKeyExist", storagetesting.RunTestCreateWithKeyExist),
-		plain("Get", storagetesting.RunTestGet),
 		plain("UnconditionalDelete", storagetesting.RunTestUnconditionalDelete),
 		plain("ConditionalDelete", storagetesting.RunTestConditionalDelete),
 		plain("DeleteWithSuggestion", storagetesting.RunTestDeleteWithSuggestion),
@@ -75,6 +74,11 @@ func TestStore(t *testing.T) {
 		}},
 		plain("KeySchema", storagetesting.RunTestKeySchema),
 	})
+}
+
+// TestStoreGet reads an object that lives for a second only, so nothing may hold the suite up.
+func TestStoreGet(t *testing.T) {
+	runSuites(t, harness.Options{Serial: true}, []suite{plain("Get", storagetesting.RunTestGet)})
 }
 
 // TestStoreJSON runs the suite that puts blanks around a stored value, which only JSON forgives.
