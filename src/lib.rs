@@ -6,6 +6,8 @@
 //! [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: [`config`] and [`app`], which puts the
 //! parts together. Modules use only those that come after them; a test sees to that.
 
+pub mod cli;
+
 pub mod app;
 pub mod config;
 

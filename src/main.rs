@@ -1,1 +1,7 @@
-fn main() {}
+//! The program; see [`seawall::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    seawall::cli::main()
+}

@@ -1,9 +1,10 @@
 //! The configuration file and the flags, turned into the components' own configurations.
 //!
-//! The way of a value: text ([`yaml`]), the file's shape ([`file`], by [`decode`]), flags laid over it
-//! ([`flags`]), checks ([`validate`]), [`Settings`]. Every value keeps its origin on the way, and
-//! every problem is found at once.
+//! The way of a value: text (`yaml`), the file's shape (`file`, by `decode`), flags laid over it
+//! (`flags`), checks (`validate`), [`Settings`]. Every value keeps its origin on the way, and every
+//! problem is found at once.
 
+mod certificates;
 mod decode;
 mod effective;
 mod file;
@@ -15,11 +16,13 @@ mod validate;
 mod yaml;
 
 use crate::{admin, drain, listener, telemetry, upstream};
+use serde::de::DeserializeOwned;
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+pub use certificates::{Inspection, inspect};
 pub use effective::effective;
 pub use flags::Flags;
 pub use origin::{Error, Origin, Origins, Problem};
@@ -109,7 +112,7 @@ impl Reloader {
 fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(|error| {
         let text = format!("cannot be read: {error}");
-        Error { problems: vec![Problem::of_file(path, text)] }
+        Error::new(vec![Problem::of_file(path, text)])
     })
 }
 
@@ -132,12 +135,7 @@ pub fn build(text: Option<(&Path, &str)>, flags: &Flags) -> Result<Loaded, Error
         Err(error) => error.problems,
     };
     problems.extend(settings);
-    problems.sort_by_key(|problem| match problem.origin {
-        Origin::File { at, .. } => (1, Some(at)),
-        Origin::Default => (0, None),
-        Origin::Flag(_) => (2, None),
-    });
-    Err(Error { problems })
+    Err(Error::new(problems))
 }
 
 fn parse(
@@ -153,7 +151,34 @@ fn parse(
         (file.unwrap_or_default(), left_out)
     });
     problems.extend(faults.into_iter().map(|fault| Problem::in_file(path, fault)));
-    result.map_err(|fault| Error { problems: vec![Problem::in_file(path, fault)] })
+    result.map_err(|fault| Error::new(vec![Problem::in_file(path, fault)]))
+}
+
+/// Reads a file of any shape, with the same messages about what is wrong with it. The first line of
+/// `text` is line `first_line` of the file.
+pub(crate) fn read_shape<T: DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    first_line: usize,
+) -> Result<T, Error> {
+    let mut faults = Vec::new();
+    let value = match yaml::parse(text, &mut faults) {
+        Ok(root) => decode::decode(&root, &mut faults).0,
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        _ => {
+            for at in faults.iter_mut().filter_map(|fault| fault.at.as_mut()) {
+                at.line += first_line - 1;
+            }
+            let problems = faults.into_iter().map(|fault| Problem::in_file(path, fault));
+            Err(Error::new(problems.collect()))
+        }
+    }
 }
 
 /// The JSON schema of the file.

@@ -164,10 +164,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the file.
+/// Everything that is wrong with a configuration, in the order of the file; flags come last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     pub problems: Vec<Problem>,
+}
+
+impl Error {
+    pub(super) fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| match problem.origin {
+            Origin::Default => (0, None),
+            Origin::File { at, .. } => (1, Some(at)),
+            Origin::Flag(_) => (2, None),
+        });
+        Self { problems }
+    }
 }
 
 impl std::error::Error for Error {}

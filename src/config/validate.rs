@@ -38,7 +38,7 @@ pub(super) fn validate(
     };
     match checks.problems {
         problems if problems.is_empty() => Ok(settings),
-        problems => Err(Error { problems }),
+        problems => Err(Error::new(problems)),
     }
 }
 

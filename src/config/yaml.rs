@@ -4,7 +4,7 @@
 //! `name: on` nor `name: 1e3` turns into something else.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// Counted from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +113,8 @@ impl<'text> Reader<'text, '_> {
     }
 
     fn map(&mut self) -> Result<Value, Fault> {
-        let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut entries = Vec::new();
+        let mut lines = HashMap::new();
         loop {
             let key = match self.next()? {
                 (Event::MappingEnd, _) => return Ok(Value::Map(entries)),
@@ -122,12 +123,15 @@ impl<'text> Reader<'text, '_> {
             };
             let (event, span) = self.next()?;
             let node = self.node(event, span)?;
-            match entries.iter().find(|(earlier, _)| earlier.name == key.name) {
-                None => entries.push((key, node)),
-                Some((earlier, _)) => self.faults.push(Fault {
+            match lines.get(&key.name) {
+                None => {
+                    lines.insert(key.name.clone(), key.at.line);
+                    entries.push((key, node));
+                }
+                Some(line) => self.faults.push(Fault {
                     at: Some(key.at),
                     path: String::new(),
-                    text: format!("{} was already given on line {}", key.name, earlier.at.line),
+                    text: format!("{} was already given on line {line}", key.name),
                 }),
             }
         }

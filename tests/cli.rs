@@ -1,0 +1,338 @@
+//! The program's commands, as an operator sees them.
+
+use anyhow::{Context, Result};
+use seawall_testkit::Pki;
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn seawall<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Done {
+    let output = Command::new(env!("CARGO_BIN_EXE_seawall"))
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the program starts");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the output is UTF-8");
+    Done { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// By words.
+fn run(args: &str) -> Done {
+    seawall(args.split_whitespace())
+}
+
+/// A file in a place of its own.
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).expect("the file can be written");
+    path
+}
+
+#[track_caller]
+fn check_usage_error(args: &str, expected: &str) {
+    let done = run(args);
+    assert_eq!(done.code, Some(2), "{args}: {}", done.stderr);
+    assert!(done.stderr.contains(expected), "{args}: {}", done.stderr);
+    assert_eq!(done.stdout, "", "{args}");
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_to_do() {
+    for (args, expected) in [
+        ("", "Usage: seawall <COMMAND>"),
+        ("start", "unrecognized subcommand 'start'"),
+        ("run --upstrem http://a:1", "a similar argument exists: '--upstream'"),
+        (
+            "run",
+            "error: clusters: expected at least one etcd cluster, met none; give --upstream URL",
+        ),
+        ("run --config nowhere.yaml", "error: nowhere.yaml: cannot be read: No such file"),
+        ("run --upstream 127.0.0.1:2379", "expected a URL of scheme, host and port such as"),
+        (
+            "check --upstream http://a:1 --workers 999",
+            "error: --workers: workers: expected at most 256, met 999",
+        ),
+        ("explain --upstream http://a:1", "--key <KEY>|--prefix <PREFIX>"),
+        ("explain --upstream http://a:1 --key a --prefix b", "cannot be used with"),
+        ("explain --upstream http://a:1 --requests nowhere", "error: nowhere: No such file"),
+        ("completion tcsh", "invalid value 'tcsh'"),
+    ] {
+        check_usage_error(args, expected);
+    }
+}
+
+#[test]
+fn a_wrong_file_is_reported_with_all_places() {
+    let path = file("wrong.yaml", "clusters:\n  main:\n    endpoint: []\ndrain: {grace: 1}\n");
+    let done = seawall([Path::new("check"), Path::new("--config"), &path]);
+    let path = path.display();
+    assert_eq!(done.code, Some(2));
+    assert_eq!(
+        done.stderr,
+        format!(
+            "error: 3 problems in the configuration\n\
+             {path}:2:3: clusters.main.endpoints: expected at least one URL such as https://10.0.0.1:2379, met none\n\
+             {path}:3:5: clusters.main.endpoint: there is no such key; did you mean endpoints?\n\
+             {path}:4:16: drain.grace: expected a duration such as 250ms, 10s or 2m, met \"1\"\n"
+        )
+    );
+}
+
+#[test]
+fn check_prints_what_is_in_effect_and_why() {
+    let done = run("check --config config/minimal.yaml --workers 3");
+    assert_eq!((done.code, &done.stderr[..]), (Some(0), ""));
+    let lines: Vec<String> =
+        done.stdout.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "endpoints: [http://127.0.0.1:2379] # config/minimal.yaml:6",
+        "workers: 3 # --workers",
+        "tls: # default: plaintext",
+        "grace: 25s # default",
+    ] {
+        assert!(lines.iter().any(|printed| printed == line), "{line}\n{}", done.stdout);
+    }
+}
+
+#[test]
+fn what_check_prints_is_a_file_that_says_the_same() {
+    let flags = "--upstream https://a:1,https://b:1 --route /registry/events=https://c:1 --admin off \
+                 --log-level info,seawall::upstream=debug";
+    let first = run(&format!("check {flags}"));
+    let path = file("printed.yaml", &first.stdout);
+    let second = seawall([Path::new("check"), Path::new("--config"), &path]);
+    let values = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| line.split("  #").next().unwrap_or(line).trim_end().into())
+            .collect()
+    };
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    assert_eq!(values(&first.stdout), values(&second.stdout));
+}
+
+#[test]
+fn check_looks_into_certificates() -> Result<()> {
+    let pki = Pki::new()?;
+    let (server, client) = (pki.server()?, pki.client("root")?);
+    let sound = format!(
+        "listeners:
+- tls: {{cert_file: {cert}, key_file: {key}, trusted_ca_file: {ca}}}
+clusters:
+  main:
+    endpoints: [https://127.0.0.1:2379]
+    tls: {{ca_file: {ca}, cert_file: {client_cert}, key_file: {client_key}}}
+",
+        cert = server.cert.display(),
+        key = server.key.display(),
+        ca = pki.ca().display(),
+        client_cert = client.cert.display(),
+        client_key = client.key.display(),
+    );
+    let check = |name: &str, text: &str| {
+        let path = file(name, text);
+        let done = seawall([Path::new("check"), Path::new("--config"), &path]);
+        (done.code, done.stderr.replace(&path.display().to_string(), "FILE"))
+    };
+    assert_eq!(check("certificates.yaml", &sound), (Some(0), String::new()));
+
+    let (server, client) = (server.cert.display().to_string(), client.key.display().to_string());
+    let expired = pki.expired_server()?;
+    let (code, stderr) = check(
+        "expired.yaml",
+        &sound
+            .replace(&server, &expired.cert.display().to_string())
+            .replace(&client, &expired.key.display().to_string()),
+    );
+    assert_eq!(code, Some(2));
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines[0], "error: 3 problems in the configuration");
+    let expected = [
+        ("FILE:2:20: listeners[0].tls.cert_file: ", "has expired on Jan  2 00:00:00 2020"),
+        ("FILE:2:", "is no key for"),
+        ("FILE:6:", "is no key for"),
+    ];
+    for (line, (place, what)) in lines[1..].iter().zip(expected) {
+        assert!(line.starts_with(place) && line.contains(what), "{line}");
+    }
+
+    let missing = sound.replace(&server, "/nowhere/server.crt");
+    assert_eq!(
+        check("missing.yaml", &missing),
+        (
+            Some(2),
+            "error: FILE:2:20: listeners[0].tls.cert_file: /nowhere/server.crt: \
+             No such file or directory (os error 2)\n"
+                .into()
+        )
+    );
+    let (_, stderr) = check("swapped.yaml", &sound.replace(&server, &client));
+    assert!(stderr.contains("holds no certificate"), "{stderr}");
+    Ok(())
+}
+
+const EVENTS: &str =
+    "--upstream http://a:1 --route /registry/events=http://b:1 --listen 127.0.0.1:1";
+
+#[track_caller]
+fn check_explain(args: &str, expected: &str) {
+    let done = run(&format!("explain {EVENTS} {args}"));
+    assert_eq!((done.code, &done.stderr[..], &done.stdout[..]), (Some(0), "", expected));
+}
+
+#[test]
+fn explain_shows_where_a_key_goes() {
+    check_explain(
+        "--key /registry/events/default/a",
+        r#"range "/registry/events/default/a"
+  class     point_read
+  listener  main (127.0.0.1:1)
+  route     /registry/events (--route)
+  cluster   events
+"#,
+    );
+    check_explain(
+        "--key /registry/eventsources",
+        r#"range "/registry/eventsources"
+  class     probe
+  listener  main (127.0.0.1:1)
+  route     none, so the default cluster (--upstream)
+  cluster   main
+"#,
+    );
+}
+
+#[test]
+fn explain_shows_how_a_range_is_split() {
+    check_explain(
+        "--range /registry/events /registry/f",
+        r#"range ["/registry/events", "/registry/f")
+  class     heavy_list
+  listener  main (127.0.0.1:1)
+  clusters  several, since the range spans them:
+    events            "/registry/events"
+    main              ["/registry/events\x00", "/registry/events/")
+    events            ["/registry/events/", "/registry/events0")
+    main              ["/registry/events0", "/registry/f")
+"#,
+    );
+}
+
+#[test]
+fn explain_reads_requests() {
+    let jsonl = file(
+        "requests.jsonl",
+        r#"{"method": "watch", "prefix": "/registry/events/"}
+
+{"prefix": "/registry/pods/", "limit": 500}
+{"method": "txn", "compare": [{"key": "/a"}], "success": [{"method": "put", "key": "/registry/events/x"}]}
+"#,
+    );
+    check_explain(
+        &format!("--requests {}", jsonl.display()),
+        r#"watch ["/registry/events/", "/registry/events0")
+  class     watch
+  listener  main (127.0.0.1:1)
+  route     /registry/events (--route)
+  cluster   events
+
+range ["/registry/pods/", "/registry/pods0")
+  class     paged_list
+  listener  main (127.0.0.1:1)
+  route     none, so the default cluster (--upstream)
+  cluster   main
+
+txn
+  class     write
+  listener  main (127.0.0.1:1)
+  refused   transaction spans clusters: "/a" lies in cluster main, "/registry/events/x" in cluster events
+"#,
+    );
+    let yaml = file("requests.yaml", "- key: compact_rev_key\n- {method: put, key: /a}\n");
+    let done = run(&format!("explain {EVENTS} --requests {}", yaml.display()));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout.contains("critical") && done.stdout.contains("put \"/a\""));
+}
+
+#[test]
+fn wrong_requests_are_reported_with_their_place() {
+    for (name, text, expected) in [
+        (
+            "key.jsonl",
+            "{\"key\": \"a\"}\n{\"kay\": \"a\"}\n",
+            ":2:2: kay: there is no such key; did you mean key?",
+        ),
+        (
+            "method.yaml",
+            "- method: get\n",
+            ":1:11: [0].method: expected range or range_stream or put or delete_range or txn or watch, met \"get\"",
+        ),
+        ("empty.yaml", "- {}\n", "request 1: a range has a key or a prefix"),
+        ("put.yaml", "- {key: a}\n- {method: put, prefix: a}\n", "request 2: a put has one key"),
+        ("both.yaml", "- {key: a, prefix: a}\n", "request 1: a range has either a prefix or a key"),
+        (
+            "txn.yaml",
+            "- {method: txn, success: [{method: watch, key: a}]}\n",
+            "request 1: a txn cannot hold a watch",
+        ),
+        ("text.yaml", "hello\n", ":1:1: expected a list, met \"hello\""),
+    ] {
+        let path = file(name, text);
+        check_usage_error(&format!("explain {EVENTS} --requests {}", path.display()), expected);
+    }
+}
+
+#[test]
+fn a_failure_while_running_ends_with_1() -> Result<()> {
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?;
+    let done = run(&format!("run --upstream http://127.0.0.1:1 --admin off --listen {address}"));
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains(&address.to_string()), "{}", done.stderr);
+    Ok(())
+}
+
+#[test]
+fn version_is_there_for_people_and_machines() -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(run("version").stdout.starts_with(&format!("seawall {version} (")));
+    assert_eq!(run("--version").stdout, format!("seawall {version}\n"));
+    let json: serde_json::Value = serde_json::from_str(&run("version --json").stdout)?;
+    assert_eq!(json["version"].as_str().context("it is a string")?, version);
+    Ok(())
+}
+
+#[test]
+fn completion_is_there_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let done = run(&format!("completion {shell}"));
+        assert_eq!(done.code, Some(0));
+        assert!(done.stdout.contains("etcd-servers-overrides"), "{shell}");
+    }
+}
+
+#[test]
+fn schema_is_the_published_one() -> Result<()> {
+    let published =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/schema.json"))?;
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text);
+    assert_eq!(json(&run("schema").stdout)?, json(&published)?);
+    Ok(())
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in ["run", "check", "explain", "completion", "schema"] {
+        let help = run(&format!("{command} --help")).stdout;
+        assert!(help.contains("Examples:"), "{command}");
+    }
+    assert!(run("--help").stdout.contains("Exit codes:"));
+}
