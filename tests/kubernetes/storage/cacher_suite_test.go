@@ -214,7 +214,7 @@ func TestCacherClusterScoped(t *testing.T) {
 // TestCacherWatchList runs the suites of streamed lists, which switch features themselves.
 func TestCacherWatchList(t *testing.T) {
 	runCacheSuites(t, harness.Options{Serial: true}, []cacheSuite{
-		synced("WatchSemantics", storagetesting.RunWatchSemantics),
+		synced("WatchSemantics", settledSuite(storagetesting.RunWatchSemantics)),
 		synced("WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended),
 		synced("WatchListMatchSingle", storagetesting.RunWatchListMatchSingle),
 	})

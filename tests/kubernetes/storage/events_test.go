@@ -236,7 +236,7 @@ func startWatch(t *testing.T, s storage.Interface, key, resourceVersion string) 
 	return watcher{w}
 }
 
-// next returns the next event. Objects of the watch cache are taken out of their wrapping.
+// next returns the next event.
 func (w watcher) next(t *testing.T) watch.Event {
 	t.Helper()
 	select {
@@ -244,12 +244,7 @@ func (w watcher) next(t *testing.T) watch.Event {
 		if !ok {
 			t.Fatal("the watch ended")
 		}
-		if wrapped, ok := event.Object.(runtime.CacheableObject); ok {
-			event.Object = wrapped.GetObject()
-		}
-		if timed, ok := event.Object.(storage.WatchEventWithRecordTime); ok {
-			event.Object = timed.Unwrap()
-		}
+		event.Object = unwrap(event.Object)
 		return event
 	case <-time.After(harness.Patience):
 		t.Fatal("no event arrived")

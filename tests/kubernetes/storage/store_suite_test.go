@@ -97,7 +97,7 @@ func TestStoreList(t *testing.T) {
 			runSuites(t, harness.Options{}, listSuites(stream))
 			// These suites switch features themselves.
 			runSuites(t, harness.Options{Serial: true}, []suite{
-				plain("WatchSemantics", storagetesting.RunWatchSemantics),
+				plain("WatchSemantics", settledSuite(storagetesting.RunWatchSemantics)),
 				plain("WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended),
 				plain("WatchListMatchSingle", storagetesting.RunWatchListMatchSingle),
 			})
