@@ -16,7 +16,7 @@ mod report;
 mod target;
 mod workload;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ async fn passthrough(flags: &cli::Passthrough) -> Result<ExitCode> {
     let mut report = report::Report::new(&plan)?;
     let ended = tokio::select! {
         ended = Box::pin(passthrough::run(&plan, &mut report)) => ended,
-        signal = interrupted() => signal.and_then(|()| anyhow::bail!("interrupted")),
+        ended = interrupted() => ended,
     };
     if let Err(error) = ended {
         report.failure(format!("The run is not complete: {error:#}"));
@@ -45,10 +45,15 @@ async fn passthrough(flags: &cli::Passthrough) -> Result<ExitCode> {
 }
 
 /// Everything that was started ends with the values that own it, so a signal only has to be heard.
+///
+/// # Errors
+///
+/// Always: with the signal that ends the run.
 async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     tokio::select! {
-        signal = tokio::signal::ctrl_c() => signal.context("listening for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => bail!("interrupted by Ctrl-C"),
+        _ = terminate.recv() => bail!("ended by SIGTERM"),
     }
 }
