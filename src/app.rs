@@ -43,11 +43,12 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
         let mut file = FileWatch::new(reloader.path());
         loop {
             tokio::select! {
-                _ = hangup.recv() => app.reload(&reloader, &log),
-                () = file.changed() => app.reload(&reloader, &log),
+                _ = hangup.recv() => file.look(),
+                () = file.changed() => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
+            app.reload(&reloader, &log);
         }
         app.stop().await;
         Ok(())
@@ -313,9 +314,14 @@ impl FileWatch {
     fn new(path: Option<&Path>) -> Self {
         let mut ticks = interval(FILE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let path = path.map(Path::to_owned);
-        let seen = path.as_deref().and_then(|path| fs::read(path).ok());
-        Self { path, seen, ticks }
+        let mut this = Self { path: path.map(Path::to_owned), seen: None, ticks };
+        this.look();
+        this
+    }
+
+    /// What the file says now is what the next look compares with.
+    fn look(&mut self) {
+        self.seen = self.path.as_deref().and_then(|path| fs::read(path).ok());
     }
 
     async fn changed(&mut self) {

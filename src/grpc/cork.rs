@@ -52,6 +52,11 @@ impl<T> Corked<T> {
 }
 
 impl<T> Cork<T> {
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().buffer.len()
+    }
+
     /// Bytes read from the stream and written to it so far.
     pub fn traffic(&self) -> (u64, u64) {
         let shared = self.0.lock();

@@ -1,6 +1,6 @@
 //! One HTTP/2 connection to a member.
 
-use super::{Endpoint, LaneConfig, Member};
+use super::{Endpoint, Lane, Member};
 use crate::{
     grpc::{Cork, Corked, Keepalive},
     tls,
@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::oneshot,
-    time::timeout,
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 /// A byte stream that carries HTTP/2: TCP, or TLS on it.
@@ -52,7 +52,7 @@ pub(super) struct Connected {
 /// Connects to `member`. `streams` counts the calls open on the connection; `abort` ends it.
 pub(super) async fn connect(
     member: &Arc<Member>,
-    lane: &LaneConfig,
+    lane: Lane,
     streams: Arc<AtomicUsize>,
     abort: oneshot::Receiver<()>,
 ) -> Result<Connected, Error> {
@@ -64,7 +64,7 @@ pub(super) async fn connect(
 
 async fn handshake(
     member: &Arc<Member>,
-    lane: &LaneConfig,
+    lane: Lane,
     streams: Arc<AtomicUsize>,
     abort: oneshot::Receiver<()>,
 ) -> Result<Connected, Error> {
@@ -85,31 +85,43 @@ async fn handshake(
 async fn http2<T: Stream + 'static>(
     stream: T,
     member: &Arc<Member>,
-    lane: &LaneConfig,
+    lane: Lane,
     streams: Arc<AtomicUsize>,
     mut abort: oneshot::Receiver<()>,
 ) -> Result<Connected, Error> {
+    let config = member.settings.lanes.of(lane);
     let (corked, cork) = Corked::new(stream, Bytes::new());
     let mut handshake = pin!(
         client::Builder::new()
             .enable_push(false)
-            .initial_window_size(lane.stream_window)
-            .initial_connection_window_size(lane.connection_window)
+            .initial_window_size(config.stream_window)
+            .initial_connection_window_size(config.connection_window)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .handshake(corked)
     );
-    let shaken = poll_fn(|cx| flushed(handshake.as_mut().poll(cx), &cork, cx)).await;
+    let shaken = poll_fn(|cx| {
+        let shaken = handshake.as_mut().poll(cx);
+        // An error of the socket meets the connection at its next read.
+        let _ = cork.poll_flush(cx);
+        shaken
+    });
+    let shaken = shaken.await;
     let (sender, mut connection) =
         shaken.map_err(|error| Error::Http2(member.endpoint.clone(), error))?;
     let mut keepalive = connection.ping_pong().map(|pings| {
         Keepalive::new(pings, member.settings.keepalive_interval, member.settings.keepalive_timeout)
     });
     let member = Arc::clone(member);
+    let mut flush = Flush::new(lane);
     let mut received = 0;
     let driver = poll_fn(move |cx| {
-        if let Poll::Ready(ended) = flushed(Pin::new(&mut connection).poll(cx), &cork, cx) {
-            return Poll::Ready(ended.err().map_or_else(|| "closed".into(), |error| error.to_string()));
+        let ended = Pin::new(&mut connection).poll(cx);
+        flush.poll(&cork, cx);
+        if let Poll::Ready(ended) = ended {
+            return Poll::Ready(
+                ended.err().map_or_else(|| "closed".into(), |error| error.to_string()),
+            );
         }
         if Pin::new(&mut abort).poll(cx).is_ready() {
             return Poll::Ready("the member does not answer".into());
@@ -131,15 +143,43 @@ async fn http2<T: Stream + 'static>(
     Ok(Connected { sender, driver: Box::pin(driver) })
 }
 
-/// Ends a turn of a connection: whatever it left in the cork is written.
-fn flushed<T, U: AsyncWrite + Unpin>(
-    turn: Poll<T>,
-    cork: &Cork<U>,
-    cx: &mut Context<'_>,
-) -> Poll<T> {
-    // An error of the socket meets the connection at its next read.
-    let _ = cork.poll_flush(cx);
-    turn
+/// When what a turn of the connection left in the cork is written.
+///
+/// At once, but for the answer to a ping alone: etcd sends one with nearly every small answer, to
+/// measure its bandwidth, and nobody waits for it. It goes along with the next request, or a moment
+/// later, rather than wake etcd before the client has its answer.
+struct Flush {
+    /// Not on connections that carry lists, where as few bytes open the window.
+    may_linger: bool,
+    lingering: Pin<Box<Sleep>>,
+}
+
+/// A ping's answer is 17 bytes, a request never below 32.
+const LINGER_BYTES: usize = 31;
+
+const LINGER: Duration = Duration::from_millis(1);
+
+impl Flush {
+    fn new(lane: Lane) -> Self {
+        Self { may_linger: lane == Lane::Light, lingering: Box::pin(sleep(LINGER)) }
+    }
+
+    fn poll<T: AsyncWrite + Unpin>(&mut self, cork: &Cork<T>, cx: &mut Context<'_>) {
+        match cork.waiting() {
+            0 => return,
+            1..=LINGER_BYTES if self.may_linger => {
+                if self.lingering.is_elapsed() {
+                    self.lingering.as_mut().reset(Instant::now() + LINGER);
+                }
+                if self.lingering.as_mut().poll(cx).is_pending() {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        // An error of the socket meets the connection at its next read.
+        let _ = cork.poll_flush(cx);
+    }
 }
 
 /// Bytes of one request that wait for the window; requests are small.

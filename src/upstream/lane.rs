@@ -48,6 +48,7 @@ impl Lane {
 /// from another to close them.
 #[derive(Debug)]
 pub(super) struct Pool {
+    lane: Lane,
     config: LaneConfig,
     /// Never held across an await.
     state: Mutex<PoolState>,
@@ -92,7 +93,7 @@ enum Taken {
 }
 
 impl Pool {
-    pub(super) fn new(config: LaneConfig, first_pause: Duration) -> Self {
+    pub(super) fn new(lane: Lane, config: LaneConfig, first_pause: Duration) -> Self {
         let state = PoolState {
             open: Vec::new(),
             dialing: 0,
@@ -100,7 +101,7 @@ impl Pool {
             pause: first_pause,
             last_error: Arc::from("not connected yet"),
         };
-        Self { config, state: Mutex::new(state), changed: Notify::new() }
+        Self { lane, config, state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// A place on a connection, as soon as there is one.
@@ -157,8 +158,7 @@ impl Pool {
     async fn dial(self: Arc<Self>, member: Arc<Member>) {
         let streams = Arc::new(AtomicUsize::new(0));
         let (abort, aborted) = oneshot::channel();
-        let connected =
-            connect::connect(&member, &self.config, Arc::clone(&streams), aborted).await;
+        let connected = connect::connect(&member, self.lane, Arc::clone(&streams), aborted).await;
         match connected {
             Ok(Connected { sender, driver }) => {
                 let abort = Mutex::new(Some(abort));

@@ -97,7 +97,7 @@ impl Member {
         // A host that makes no authority makes no connection either, and that is reported.
         let authority = endpoint.authority().parse().unwrap_or(Authority::from_static("etcd"));
         let pool =
-            |lane| Arc::new(Pool::new(settings.lanes.of(lane).clone(), settings.backoff_min));
+            |lane| Arc::new(Pool::new(lane, settings.lanes.of(lane).clone(), settings.backoff_min));
         metrics.state.set(State::Unknown as i64);
         let scheme = if endpoint.tls { Scheme::HTTPS } else { Scheme::HTTP };
         Self {
