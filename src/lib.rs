@@ -3,8 +3,9 @@
 //! Modules in the order in which a call meets them: [`listener`] takes the connection, [`rpc`] the
 //! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]) and forwards it
 //! ([`upstream`]). Beside the way: [`admin`] and [`drain`]. Below everything: [`etcd`]'s vocabulary,
-//! [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: [`config`] and [`app`], which puts the
-//! parts together. Modules use only those that come after them; a test sees to that.
+//! [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: the command line ([`cli`]), [`config`]
+//! and [`app`], which puts the parts together. Modules use only those that come after them; a test
+//! sees to that.
 
 pub mod cli;
 

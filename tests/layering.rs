@@ -6,7 +6,8 @@ use std::{
 };
 
 /// The layers of `src/lib.rs` from the top. Modules of one layer do not know each other.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 9] = [
+    &["cli"],
     &["app"],
     &["config"],
     &["admin", "listener"],
