@@ -8,7 +8,7 @@ use http::Response;
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    task::Poll,
+    task::{Context, Poll},
 };
 use tonic::{Code, Status};
 
@@ -36,9 +36,14 @@ impl Responder {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            self.send.poll_reset(cx).map(|_| Err(Gone))
+            self.poll_gone(cx).map(|()| Err(Gone))
         })
         .await
+    }
+
+    /// Ready once the client has given the call up.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.send.poll_reset(cx).map(drop)
     }
 
     /// Answers with a status and nothing else.

@@ -44,9 +44,10 @@ impl Outlet {
     /// last one to call this, or to send, is woken.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self.stream.try_lock().as_deref_mut() {
+            Ok(Stream::Unanswered(responder)) => responder.poll_gone(cx),
             Ok(Stream::Open(out, _)) => out.poll_reset(cx).map(drop),
-            // Whoever has the turn finds out. Before the head, the client's requests tell.
-            _ => Poll::Pending,
+            // Whoever has the turn finds out.
+            Ok(Stream::Ended) | Err(_) => Poll::Pending,
         }
     }
 }

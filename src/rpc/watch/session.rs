@@ -24,7 +24,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, future::poll_fn, sync::Arc};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
@@ -87,12 +87,14 @@ impl<'c> Session<'c> {
     /// Runs until the stream has to end. What the client ends is only its own side: events go on.
     pub(super) async fn run(&mut self, mut incoming: Incoming) -> End {
         let max = self.context.edge.request_bytes_max;
+        let outlet = Arc::clone(&self.outlet);
         let mut open = true;
         loop {
             let ready = matches!(self.step, Step::Ready);
             let step = tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 opened = opened(&mut self.step) => self.on_opened(opened).await,
+                () = poll_fn(|cx| outlet.poll_gone(cx)) => Err(End::Gone),
                 request = incoming.message(max), if open && ready => match request {
                     Ok(Some(message)) => self.on_request(&message).await,
                     Ok(None) => {
