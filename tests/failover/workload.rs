@@ -353,7 +353,7 @@ impl Worker {
                     None => stream.insert(self.client.lease_keep_alive(id).await?),
                 };
                 keeper.keep_alive().await?;
-                Ok::<_, anyhow::Error>(answers.message().await?.context("the stream has ended")?)
+                answers.message().await?.context("the stream has ended")
             };
             match timeout(KEEP_ALIVE_TIMEOUT, kept).await {
                 Ok(Ok(answer)) => {

@@ -1,0 +1,93 @@
+//! A changed configuration while clients are there.
+
+use crate::{DEADLINE, configure, configured, raw::Connection};
+use anyhow::{Context, Result, ensure};
+use etcd_client::Client;
+use seawall::{
+    etcd::{
+        method::Method,
+        proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+    },
+    grpc::encode,
+};
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
+
+/// Waits for the `count`th line with this message.
+async fn logged(seawall: &SeawallProcess, message: &str, count: usize) -> Result<()> {
+    eventually(DEADLINE, &format!("{message:?} in the log"), async || {
+        let log = seawall.log();
+        let found = log.iter().filter(|line| line.message() == message).count();
+        ensure!(found >= count, "{found} times: {log:#?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Whether the cluster holds this key.
+async fn holds(cluster: &Cluster, key: &str) -> Result<bool> {
+    let mut client = Client::connect(cluster.endpoints(), None).await?;
+    Ok(!client.get(key, None).await?.kvs().is_empty())
+}
+
+#[tokio::test]
+async fn routes_and_clusters_change_live() -> Result<()> {
+    const RELOADED: &str = "configuration reloaded";
+    const ALONE: &str = "clusters: {main: {endpoints: [{main}]}}\n";
+    let (main, events) = (Cluster::single().await?, Cluster::single().await?);
+    let routed = format!(
+        "listeners: [{{default: main, routes: [{{prefix: /registry/events, cluster: events}}]}}]
+clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
+",
+        events.member(0).endpoint()
+    );
+    let seawall = configured(&configure(&main, ALONE)?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/registry/events/a", "", None).await?;
+    ensure!(holds(&main, "/registry/events/a").await?, "there is no route yet");
+
+    let mut connection = Connection::open(seawall.address("main")?).await?;
+    let mut watching = connection.call(Method::Watch.path()).await?;
+    let create =
+        WatchCreateRequest { key: "/registry/events/a".into(), ..WatchCreateRequest::default() };
+    let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    watching.sending.send_data(encode(&create), false)?;
+    let mut watched = watching.answer().await?;
+    watched.message().await?.context("the watch is created")?;
+
+    configure(&main, &routed)?;
+    seawall.reload()?;
+    logged(&seawall, RELOADED, 1).await?;
+    let (code, text) = watched.status().await?;
+    ensure!(code == 14, "a watch whose route has changed ends with {code} {text}");
+    client.put("/registry/events/b", "", None).await?;
+    ensure!(holds(&events, "/registry/events/b").await?, "the new cluster has it");
+    ensure!(!holds(&main, "/registry/events/b").await?, "the old one has it not");
+
+    // Without a signal: a changed file is seen.
+    configure(&main, ALONE)?;
+    logged(&seawall, RELOADED, 2).await?;
+    client.put("/registry/events/c", "", None).await?;
+    ensure!(holds(&main, "/registry/events/c").await?, "there is no route any more");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_is_named() -> Result<()> {
+    const KEPT: &str = "configuration not reloaded; the last good one stays";
+    let cluster = Cluster::single().await?;
+    let text = "clusters: {main: {endpoints: [{main}]}}\n";
+    let file = configure(&cluster, text)?;
+    let seawall = configured(&file).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    configure(&cluster, &format!("{text}drian: {{grace: 1s}}\n"))?;
+    seawall.reload()?;
+    let line = seawall.log_contains(DEADLINE, "a refusal", |line| line.message() == KEPT).await?;
+    let error = line.text("error").context("it tells why")?;
+    let place = format!("{}:2:", file.display());
+    ensure!(error.contains(&place) && error.contains("drian"), "it does not tell where: {error}");
+    client.put("/k", "", None).await?;
+
+    configure(&cluster, "clusters: {main: {endpoints: [{main}]}}\nlog: {level: debug}\n")?;
+    seawall.reload()?;
+    logged(&seawall, "configuration reloaded", 1).await
+}
