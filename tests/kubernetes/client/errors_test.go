@@ -62,6 +62,10 @@ func TestTypedErrors(t *testing.T) {
 				return err
 			}},
 			{"compact at a compacted revision", rpctypes.ErrCompacted, func() error {
+				// On the routed target this may be the first compaction of the default cluster.
+				if _, err := client.Compact(ctx, 1); err != nil {
+					return err
+				}
 				_, err := client.Compact(ctx, 1)
 				return err
 			}},
