@@ -96,7 +96,7 @@ fn modules_use_only_lower_layers() {
     let mut wrong = Vec::new();
     for file in files(&src()) {
         let from = module_of(&file);
-        // lib.rs declares the modules; what it does not declare is the program's, which is above all.
+        // The roots of the library and of the program are above all.
         let Some(own) = layer(&from) else { continue };
         for (line, to) in uses(&read(&file)) {
             let lower = layer(&to).is_some_and(|used| used > own);
