@@ -100,11 +100,12 @@ fn unanswered(member: &Member, failures: &mut u32) {
     member.metrics.probe_failures.inc();
     *failures += 1;
     let silent = member.silent_for() >= settings.timeout;
+    let known = member.last_error();
+    let reason = known.as_deref().unwrap_or("it does not answer");
     if *failures >= settings.failures && silent {
-        member.enter(State::Down, Some("does not answer"));
+        member.enter(State::Down, Some(reason));
     } else if member.state() != State::Down {
-        let reason = member.last_error();
-        member.enter(State::Suspect, Some(reason.as_deref().unwrap_or("did not answer a probe")));
+        member.enter(State::Suspect, Some(reason));
     }
 }
 
