@@ -1,7 +1,7 @@
 //! Measures what Seawall and its peers cost in front of etcd, against the same etcd without them.
 //!
 //! - [`cli`]: flags, and the plan they make.
-//! - [`passthrough`]: the run: rounds over experiments over targets.
+//! - [`mod@passthrough`]: the run: rounds over experiments over targets.
 //! - [`target`]: what is measured, and how it is started.
 //! - [`workload`]: what is asked of it, and what is a right answer.
 //! - [`client`]: HTTP/2 and gRPC at little cost.
