@@ -5,7 +5,7 @@
 //! - [`Pki`]: certificates that a test trusts, and some that it does not.
 //! - [`FaultProxy`]: a TCP connection that misbehaves on command.
 //! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
-//! - [`eventually`]: waits for a condition, so that no test sleeps.
+//! - [`mod@eventually`]: waits for a condition, so that no test sleeps.
 //!
 //! Every process started here ends with its owner, also when the test process is killed.
 
