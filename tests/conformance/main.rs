@@ -1,0 +1,13 @@
+//! Seawall answers what etcd answers: every script is played at both, and all that came back must be
+//! the same, down to fields that nobody knows.
+
+mod arena;
+mod auth;
+mod client;
+mod concurrency;
+mod kv;
+mod lease;
+mod maintenance;
+mod schema;
+mod txn;
+mod watch;
