@@ -2,7 +2,7 @@
 
 use crate::{DEADLINE, Routed, direct};
 use anyhow::{Context, Result, ensure};
-use seawall_testkit::{Cluster, Etcdctl};
+use seawall_testkit::{Binaries, Cluster, Etcdctl};
 use std::process::Stdio;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -113,6 +113,50 @@ async fn locks_and_elections_are_held_and_let_go() -> Result<()> {
         let (_observer, mut lines) = running(&ctl, &["elect", "--listen", name])?;
         assert_eq!([line(&mut lines).await?, line(&mut lines).await?], [key, "me".to_owned()]);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_cluster_is_looked_after_as_at_etcd() -> Result<()> {
+    let binaries = Binaries::of("3.5")?;
+    let (main, events) = tokio::try_join!(
+        Cluster::builder().binaries(&binaries).start(),
+        Cluster::builder().binaries(&binaries).start()
+    )?;
+    let routed = Routed::of(main, events).await?;
+    let (through, straight) = (routed.ctl()?, plain(&routed.main));
+    for key in ["/registry/pods/a", "/registry/pods/a", "/registry/events/a"] {
+        through.run(&["put", key, "v"]).await?.success()?;
+    }
+    let healthy = through.run(&["endpoint", "health"]).await?;
+    ensure!(healthy.status.success(), "{healthy:?}");
+    // What both print, but for the addresses that were dialled.
+    let (endpoint, own) = (routed.seawall.endpoint()?, routed.main.member(0).endpoint());
+    let same: [&[&str]; 3] = [&["endpoint", "hashkv"], &["member", "list"], &["alarm", "list"]];
+    for args in same {
+        let printed = through.run(args).await?.success()?;
+        let expected = straight.run(args).await?.success()?;
+        assert_eq!(printed, expected.replace(&own, &endpoint), "{args:?}");
+    }
+    // Sizes may change meanwhile: the endpoint, the member and its version.
+    let status = async |ctl: &Etcdctl| -> Result<Vec<String>> {
+        let printed = ctl.run(&["endpoint", "status"]).await?.success()?;
+        Ok(printed.split(", ").take(3).map(|field| field.replace(&own, &endpoint)).collect())
+    };
+    assert_eq!(status(&through).await?, status(&straight).await?);
+
+    let compacted = through.run(&["compaction", "2", "--physical"]).await?.success()?;
+    assert_eq!(compacted, "compacted revision 2\n");
+    ensure!(!through.run(&["compaction", "2"]).await?.status.success(), "compacted twice");
+    let defragmented = through.run(&["defrag"]).await?.success()?;
+    ensure!(defragmented.starts_with("Finished defragmenting"), "{defragmented}");
+
+    let (here, there) = (routed.main.dir().join("through"), routed.main.dir().join("straight"));
+    for (ctl, file) in [(&through, &here), (&straight, &there)] {
+        let file = file.to_str().context("a path is text")?;
+        ctl.run(&["snapshot", "save", file]).await?.success()?;
+    }
+    assert_eq!(here.metadata()?.len(), there.metadata()?.len());
     Ok(())
 }
 
