@@ -5,9 +5,8 @@ pub type Known = (tonic::Code, &'static str);
 
 use tonic::Code;
 
-pub const EMPTY_KEY: Known = (Code::InvalidArgument, "etcdserver: key is not provided");
 pub const INVALID_SORT_OPTION: Known = (Code::InvalidArgument, "etcdserver: invalid sort option");
 pub const LEASE_NOT_FOUND: Known = (Code::NotFound, "etcdserver: requested lease not found");
-pub const NO_LEADER: Known = (Code::Unavailable, "etcdserver: no leader");
+pub const PERMISSION_NOT_GIVEN: Known = (Code::InvalidArgument, "etcdserver: permission not given");
 pub const SERVER_STOPPED: Known = (Code::Unavailable, "etcdserver: server stopped");
 pub const DEADLINE_EXCEEDED: Known = (Code::DeadlineExceeded, "context deadline exceeded");

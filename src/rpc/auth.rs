@@ -1,17 +1,43 @@
-//! `Auth.Authenticate`: one token for all clusters. The rest of `Auth` is passed through.
+//! `Auth`: one token for all clusters, and a guard. The rest is passed through.
 
 use super::{Context, error::Error, status};
 use crate::{
     admission::Class,
     etcd::{
+        errors,
         method::Method,
         proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse},
+        wire,
     },
     grpc::{self, Incoming},
     pipeline::{Manner, Placed, Responder},
 };
 use futures_util::future::join_all;
 use http::HeaderMap;
+
+/// Refuses what ends an etcd 3.4 as later ones do: a grant that says nothing of what is granted.
+pub(super) async fn grant_permission(
+    context: Context,
+    mut incoming: Incoming,
+    responder: Responder,
+) {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
+        return;
+    };
+    let grants = |field: Result<wire::Field<'_>, _>| field.is_ok_and(|field| field.number == PERM);
+    if !wire::fields(&message.payload()).any(grants) {
+        return responder.status(&status::of(&Error::Known(errors::PERMISSION_NOT_GIVEN)));
+    }
+    let placed = match context.topology.named(&context.call) {
+        Ok(placed) => placed,
+        Err(error) => return responder.status(&status::of(&error.into())),
+    };
+    let manner = Manner::of(Method::RoleGrantPermission, Class::Admin);
+    context.forward(placed, manner, &message, responder).await;
+}
+
+/// `AuthRoleGrantPermissionRequest.perm`.
+const PERM: u32 = 2;
 
 /// Authenticates at every cluster and answers with the tokens of all in one.
 pub(super) async fn authenticate(context: Context, mut incoming: Incoming, responder: Responder) {

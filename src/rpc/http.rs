@@ -33,7 +33,7 @@ impl fmt::Debug for Page {
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json; charset=utf-8";
+const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers a request that is not gRPC, on HTTP/2.
@@ -71,12 +71,12 @@ pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes>
     match path {
         "/health" => health(asker, query).await,
         "/livez" => checks(asker, &[Check::SerializableRead], query).await,
-        "/livez/serializable_read" => checks(asker, &[Check::SerializableRead], "verbose").await,
+        "/livez/serializable_read" => checks(asker, &[Check::SerializableRead], query).await,
         "/readyz" => checks(asker, &Check::READY, query).await,
         "/version" => version(edge),
         "/metrics" => page(StatusCode::OK, OPENMETRICS, (edge.metrics_page.0)()),
         _ => match path.strip_prefix("/readyz/").and_then(Check::named) {
-            Some(check) => checks(asker, &[check], "verbose").await,
+            Some(check) => checks(asker, &[check], query).await,
             None => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into()),
         },
     }
@@ -92,7 +92,7 @@ async fn health(asker: &Asker<'_>, query: &str) -> Response<Bytes> {
     // Put together by hand for etcd's order of keys.
     let healthy = reason.is_none();
     let reason = json!(reason.unwrap_or_default());
-    page(status, JSON, format!("{{\"health\":\"{healthy}\",\"reason\":{reason}}}\n"))
+    page(status, TEXT, format!("{{\"health\":\"{healthy}\",\"reason\":{reason}}}"))
 }
 
 async fn unhealthy(asker: &Asker<'_>, query: &str) -> Option<String> {

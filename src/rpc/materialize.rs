@@ -66,7 +66,8 @@ pub(super) async fn materialize(
         )
         .await?;
     let granted = match known {
-        Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if ttl > 0 => granted_ttl,
+        // Rounded down: a lease in its last second has 0 left, one that does not exist -1.
+        Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if ttl >= 0 => granted_ttl,
         Ok(_) => return Ok(()),
         Err(status) => return log(placed, lease, &status),
     };

@@ -104,6 +104,7 @@ fn handler(
         MemberList => Box::pin(cluster::member_list(context, incoming, responder)),
         Status => Box::pin(maintenance::status(context, incoming, responder)),
         Authenticate => Box::pin(auth::authenticate(context, incoming, responder)),
+        RoleGrantPermission => Box::pin(auth::grant_permission(context, incoming, responder)),
         Lock | Unlock | Campaign | Proclaim | Leader | Observe | Resign => {
             Box::pin(concurrency::serve(context, incoming, responder, method))
         }
@@ -113,7 +114,7 @@ fn handler(
         | Defragment | Hash | HashKv | Snapshot | MoveLeader | Downgrade | AuthEnable
         | AuthDisable | AuthStatus | UserAdd | UserGet | UserList | UserDelete
         | UserChangePassword | UserGrantRole | UserRevokeRole | RoleAdd | RoleGet | RoleList
-        | RoleDelete | RoleGrantPermission | RoleRevokePermission => {
+        | RoleDelete | RoleRevokePermission => {
             Box::pin(passthrough::unary(context, incoming, responder, method))
         }
     }

@@ -151,32 +151,34 @@ async fn http2<T: Stream + 'static>(
 struct Flush {
     /// Not on connections that carry lists, where as few bytes open the window.
     may_linger: bool,
-    lingering: Pin<Box<Sleep>>,
+    /// Bytes wait for the end of `until`.
+    lingers: bool,
+    until: Pin<Box<Sleep>>,
 }
 
-/// A ping's answer is 17 bytes, a request never below 32.
+/// A ping's answer is 17 bytes, a request never below 32. Other frames as short (a window's opening,
+/// a ping of ours) bear a moment's delay.
 const LINGER_BYTES: usize = 31;
 
 const LINGER: Duration = Duration::from_millis(1);
 
 impl Flush {
     fn new(lane: Lane) -> Self {
-        Self { may_linger: lane == Lane::Light, lingering: Box::pin(sleep(LINGER)) }
+        let until = Box::pin(sleep(LINGER));
+        Self { may_linger: lane == Lane::Light, lingers: false, until }
     }
 
     fn poll<T: AsyncWrite + Unpin>(&mut self, cork: &Cork<T>, cx: &mut Context<'_>) {
-        match cork.waiting() {
-            0 => return,
-            1..=LINGER_BYTES if self.may_linger => {
-                if self.lingering.is_elapsed() {
-                    self.lingering.as_mut().reset(Instant::now() + LINGER);
-                }
-                if self.lingering.as_mut().poll(cx).is_pending() {
-                    return;
-                }
+        if self.may_linger && (1..=LINGER_BYTES).contains(&cork.waiting()) {
+            if !self.lingers {
+                self.lingers = true;
+                self.until.as_mut().reset(Instant::now() + LINGER);
             }
-            _ => {}
+            if self.until.as_mut().poll(cx).is_pending() {
+                return;
+            }
         }
+        self.lingers = false;
         // An error of the socket meets the connection at its next read.
         let _ = cork.poll_flush(cx);
     }

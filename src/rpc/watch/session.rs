@@ -275,12 +275,11 @@ impl<'c> Session<'c> {
     /// Answers a create request as etcd does when it does not make the watcher.
     async fn refuse(&mut self, cluster: usize, cancel_reason: String) -> Result<(), End> {
         self.step = Step::Ready;
-        let header = self.context.topology.clusters[cluster].identity().header;
-        if header.cluster_id == 0 {
+        let Ok(header) = self.context.header(cluster).await else {
             // Clients rely on the header's being there, and there is nothing true to put into it.
             return Err(End::Status(Status::new(Code::Unavailable, cancel_reason)));
-        }
-        let (watch_id, header) = (ALL, Some(header));
+        };
+        let watch_id = ALL;
         let refusal = WatchResponse {
             header,
             watch_id,
