@@ -149,8 +149,11 @@ fn compare(name: &str, expected: &[Entry], got: &[Entry], differences: &mut Vec<
         let told = format!("{name}:\n  expected {expected}\n  got      {got}");
         differences.push(told);
     }
-    if expected.len() != got.len() {
-        differences.push(format!("{name}: {} steps, expected {}", got.len(), expected.len()));
+    let longer = if got.len() > expected.len() { got } else { expected };
+    if let Some(first) = longer.get(got.len().min(expected.len())) {
+        let (got, expected) = (got.len(), expected.len());
+        differences
+            .push(format!("{name}: {got} steps, expected {expected}; without equal: {first}"));
     }
 }
 
@@ -327,6 +330,11 @@ impl Stream {
         let reply = self.call.rest().await?;
         note(&self.transcript, "ended", &format!("{:?}", reply.status.code()));
         Ok(())
+    }
+
+    /// Takes all that is left without a note.
+    pub(crate) async fn quiet_rest(self) -> Result<Reply> {
+        self.call.rest().await
     }
 
     /// Takes all that is left and notes it.

@@ -8,6 +8,7 @@ mod concurrency;
 mod kv;
 mod lease;
 mod maintenance;
+mod routed;
 mod schema;
 mod txn;
 mod watch;

@@ -150,3 +150,10 @@ pub(crate) fn count(method_name: &str, bytes: &[u8], field: &str) -> Result<usiz
     let values = message.get_field_by_name(field).with_context(|| format!("no field {field}"))?;
     Ok(values.as_list().with_context(|| format!("{field} is not repeated"))?.len())
 }
+
+/// The length of an answer of `method` but for its header, in which ids of all lengths are.
+pub(crate) fn len_without_header(method_name: &str, bytes: &[u8]) -> Result<usize> {
+    let mut message = DynamicMessage::decode(method(method_name)?.output(), bytes)?;
+    message.clear_field_by_name("header");
+    Ok(message.encoded_len())
+}
