@@ -127,3 +127,19 @@ async fn a_watch_from_a_compacted_revision_ends_as_at_its_own_etcd() -> Result<(
     assert_eq!((ended.canceled(), ended.compact_revision()), (true, 4), "{ended:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_watch_over_both_clusters_is_refused_with_a_reason() -> Result<()> {
+    let routed = Routed::start().await?;
+    let mut client = routed.client().await?;
+    let mut stream = client.watch("/registry/", Some(below())).await?;
+    let refused = next(&mut stream).await?;
+    assert_eq!((refused.created(), refused.canceled(), refused.watch_id()), (true, true, -1));
+    let reason = refused.cancel_reason();
+    ensure!(reason.contains("/registry/") && reason.contains("several etcd clusters"), "{reason}");
+    // The stream and its numbers go on.
+    stream.watch(PODS, Some(below())).await?;
+    let created = next(&mut stream).await?;
+    assert_eq!((created.created(), created.canceled(), created.watch_id()), (true, false, 0));
+    Ok(())
+}
