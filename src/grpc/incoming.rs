@@ -19,7 +19,7 @@ pub enum ReadError {
     #[error("grpc: received message larger than max ({length} vs. {max})")]
     TooLarge { length: usize, max: usize },
     /// The peer ended its side inside a message.
-    #[error("stream ended inside a message")]
+    #[error("unexpected EOF")]
     Truncated,
 }
 
@@ -67,12 +67,13 @@ impl Incoming {
         poll_fn(|cx| self.stream.poll_trailers(cx)).await
     }
 
-    /// The next whole message of at most `max` bytes; `None` when the peer has ended its side.
+    /// The next whole message of at most `max` bytes; `None` when the peer has ended its side, be
+    /// it with the beginning of a prefix.
     ///
     /// Dropped before it is ready, it loses nothing.
     pub async fn message(&mut self, max: usize) -> Result<Option<Message>, ReadError> {
         if self.rest.len() < PREFIX_LEN && !self.fill(PREFIX_LEN).await? {
-            return if self.rest.is_empty() { Ok(None) } else { Err(ReadError::Truncated) };
+            return Ok(None);
         }
         let length = length(&self.rest);
         if length > max {

@@ -14,7 +14,8 @@ pub(super) enum Error {
     Upstream(#[from] upstream::Error),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("seawall: the request has no message")]
+    /// As grpc-go says it.
+    #[error("EOF")]
     NoMessage,
     /// As grpc-go says it, without its reason.
     #[error("grpc: error unmarshalling request: {0}")]

@@ -63,8 +63,11 @@ pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes>
     let query = head.uri.query().unwrap_or_default();
     if !matches!(head.method, Verb::GET | Verb::HEAD) {
         let known = ["/health", "/livez", "/readyz", "/version", "/metrics"].contains(&path);
-        let status = if known { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::NOT_FOUND };
-        let mut response = page(status, TEXT, status.to_string());
+        if !known {
+            return not_found();
+        }
+        let text = "Method Not Allowed\n";
+        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
         response.headers_mut().insert("allow", HeaderValue::from_static("GET"));
         return response;
     }
@@ -77,7 +80,7 @@ pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes>
         "/metrics" => page(StatusCode::OK, OPENMETRICS, (edge.metrics_page.0)()),
         _ => match path.strip_prefix("/readyz/").and_then(Check::named) {
             Some(check) => checks(asker, &[check], query).await,
-            None => page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into()),
+            None => not_found(),
         },
     }
 }
@@ -242,6 +245,10 @@ impl Asker<'_> {
     fn draining(&self) -> bool {
         self.edge.draining.is_cancelled()
     }
+}
+
+fn not_found() -> Response<Bytes> {
+    page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into())
 }
 
 fn has(query: &str, key: &str, value: &str) -> bool {

@@ -39,6 +39,7 @@ use error::Error;
 use futures_util::future::BoxFuture;
 use h2::{RecvStream, server::SendResponse};
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -126,7 +127,7 @@ async fn unknown(context: Context, incoming: Incoming, responder: Responder) {
     if method::is_known_service(path) {
         return passthrough::streams(context, incoming, responder).await;
     }
-    let text = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+    let text = match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
         Some((service, _)) => format!("unknown service {service}"),
         None => format!("malformed method name: {path:?}"),
     };
@@ -207,7 +208,9 @@ impl Context {
         responder: Responder,
     ) {
         match answered {
-            Ok(Ok(answer)) => pipeline::relay(answer, responder, self.stop(), cut).await,
+            Ok(Ok(answer)) => {
+                pipeline::relay(answer, responder, self.stop(), |cut| self.cut(cut)).await
+            }
             Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),
             Err(Gone) => {}
         }
@@ -218,6 +221,18 @@ impl Context {
         let method = self.call.method?;
         let endless = method.shape() == Shape::Bidi || method == Method::Observe;
         endless.then_some(&self.edge.draining)
+    }
+
+    /// The status of an answer that is cut.
+    fn cut(&self, cut: Cut) -> tonic::Status {
+        // etcd keeps the client's deadline too, and breaks the call off without a word.
+        if self.call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return status::of(&Error::Upstream(upstream::Error::Deadline));
+        }
+        match cut {
+            Cut::Broken(error) => status::of(&Error::Upstream(error)),
+            Cut::Stopped => status::of(&Error::Known(errors::SERVER_STOPPED)),
+        }
     }
 
     /// Header of an answer of the cluster at `index`.
@@ -232,13 +247,5 @@ impl Context {
         let (worker, deadline) = (self.call.worker, self.call.deadline);
         let asked = placed.cluster.ask(Method::Range, &request, headers, worker, deadline).await?;
         asked.map(|response: RangeResponse| response.header).map_err(Error::Etcd)
-    }
-}
-
-/// The status of an answer that is cut.
-fn cut(cut: Cut) -> tonic::Status {
-    match cut {
-        Cut::Broken(error) => status::of(&Error::Upstream(error)),
-        Cut::Stopped => status::of(&Error::Known(errors::SERVER_STOPPED)),
     }
 }

@@ -1,6 +1,6 @@
 //! Methods that are only forwarded, to the default cluster or the one the client names.
 
-use super::{Context, cut, error::Error, status};
+use super::{Context, error::Error, status};
 use crate::{
     admission::{Class, classify},
     etcd::method::{Affinity, Effect, Method},
@@ -60,6 +60,7 @@ pub(super) async fn relay_both(
     // etcd sends no head before it has read something, so what the client sends goes up meanwhile.
     match responder.unless_gone(exchange.answer_while_sending(&mut incoming)).await {
         Ok(Ok(answer)) => {
+            let cut = |cut| context.cut(cut);
             pipeline::relay_streams(incoming, answer, responder, context.stop(), cut).await;
         }
         Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),

@@ -11,9 +11,9 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Known((code, _)) => *code,
         Error::Upstream(error) => return of_upstream(error),
         Error::Read(ReadError::TooLarge { .. }) => Code::ResourceExhausted,
+        Error::Read(ReadError::Truncated) | Error::NoMessage => Code::Unknown,
         // The client left or broke the protocol; it will hardly read this.
-        Error::Read(ReadError::Broken(_) | ReadError::Truncated) => Code::Internal,
-        Error::NoMessage | Error::Malformed(_) => Code::Internal,
+        Error::Read(ReadError::Broken(_)) | Error::Malformed(_) => Code::Internal,
         Error::Compressed { .. } => Code::Unimplemented,
         Error::UnknownCluster(_) | Error::SpansClusters(_) => Code::InvalidArgument,
         Error::MergeTooLarge { .. } => Code::ResourceExhausted,

@@ -16,8 +16,11 @@ use crate::{
     etcd::{errors, method::Method},
     grpc::Incoming,
     pipeline::{Manner, Responder},
+    upstream,
 };
 use session::Session;
+use std::future::pending;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 /// How the loop of a stream ended.
@@ -38,8 +41,19 @@ pub(super) async fn watch(context: Context, incoming: Incoming, mut responder: R
         // Seawall, or where their keys are now.
         () = context.edge.draining.cancelled() => stopped(),
         () = context.topology.replaced.cancelled() => stopped(),
+        () = deadline(context.call.deadline) => {
+            End::Status(status::of(&Error::Upstream(upstream::Error::Deadline)))
+        }
     };
     session.finish(end).await;
+}
+
+/// etcd keeps the client's deadline too, and breaks the stream off without a word.
+async fn deadline(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
 }
 
 fn stopped() -> End {

@@ -8,8 +8,7 @@ use super::{
 use crate::{
     etcd::proto::etcdserverpb::WatchResponse,
     grpc::{self, Incoming, Outgoing, ReadError, SendError},
-    pipeline::Cut,
-    rpc::{cut, status},
+    rpc::status,
     upstream::{Answer, Error, Exchange},
 };
 use http::Response;
@@ -76,7 +75,7 @@ impl From<SendError> for Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Upstream(cut(Cut::Broken(error)))
+        Self::Upstream(status::of(&error.into()))
     }
 }
 
