@@ -23,6 +23,8 @@ pub(super) enum Error {
     /// etcd installs no compression.
     #[error("grpc: Decompressor is not installed for grpc-encoding {encoding:?}")]
     Compressed { encoding: String },
+    #[error("grpc: compressed flag set with identity or empty encoding")]
+    CompressedWithoutEncoding,
     #[error(transparent)]
     UnknownCluster(#[from] UnknownCluster),
     /// Keys of several clusters where etcd promises one revision or one transaction.

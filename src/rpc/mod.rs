@@ -33,7 +33,7 @@ use crate::{
     pipeline::{self, Call, Cut, Gone, Manner, Peer, Placed, Responder, Topology},
     upstream::{self, Answer},
 };
-use ::http::{Request, header::CONTENT_TYPE};
+use ::http::{HeaderValue, Request, header::CONTENT_TYPE};
 use bytes::Bytes;
 use error::Error;
 use futures_util::future::BoxFuture;
@@ -177,10 +177,13 @@ impl Context {
 
     fn decoded<T: prost::Message + Default>(&self, message: &Message) -> Result<T, Error> {
         if message.is_compressed() {
-            let encoding = self.call.headers.get("grpc-encoding");
-            let encoding =
-                encoding.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
-            return Err(Error::Compressed { encoding: encoding.unwrap_or_default() });
+            let encoding = self.call.headers.get("grpc-encoding").map(HeaderValue::as_bytes);
+            return Err(match encoding {
+                None | Some(b"" | b"identity") => Error::CompressedWithoutEncoding,
+                Some(name) => {
+                    Error::Compressed { encoding: String::from_utf8_lossy(name).into_owned() }
+                }
+            });
         }
         Ok(T::decode(message.payload())?)
     }

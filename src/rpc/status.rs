@@ -14,6 +14,7 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Read(ReadError::Truncated) | Error::NoMessage => Code::Unknown,
         // The client left or broke the protocol; it will hardly read this.
         Error::Read(ReadError::Broken(_)) | Error::Malformed(_) => Code::Internal,
+        Error::CompressedWithoutEncoding => Code::Internal,
         Error::Compressed { .. } => Code::Unimplemented,
         Error::UnknownCluster(_) | Error::SpansClusters(_) => Code::InvalidArgument,
         Error::MergeTooLarge { .. } => Code::ResourceExhausted,

@@ -20,7 +20,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// What differs from server to server: only whether it is set is compared.
-const OWN: [&str; 15] = [
+const OWN: [&str; 16] = [
     "etcdserverpb.ResponseHeader.cluster_id",
     "etcdserverpb.ResponseHeader.member_id",
     "etcdserverpb.ResponseHeader.raft_term",
@@ -35,6 +35,8 @@ const OWN: [&str; 15] = [
     "etcdserverpb.Member.clientURLs",
     "etcdserverpb.AlarmMember.memberID",
     "etcdserverpb.AuthenticateResponse.token",
+    // etcd brings its storage up to date some seconds after its first start.
+    "etcdserverpb.StatusResponse.storageVersion",
     // Seconds pass.
     "etcdserverpb.LeaseTimeToLiveResponse.TTL",
 ];
