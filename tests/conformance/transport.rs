@@ -97,6 +97,7 @@ async fn unknown(t: &Session<'_>) -> Result<()> {
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "/nonsense",
         "/",
+        "/a/b/c",
     ] {
         // 3.4 has another code for what is not even a name.
         if t.version() < (3, 5) && path.matches('/').count() < 2 {
@@ -115,14 +116,28 @@ fn seen(reply: &Reply) -> String {
 /// The words for what is broken are a decoder's own; the code is not.
 async fn broken(t: &Session<'_>) -> Result<()> {
     let range = "/etcdserverpb.KV/Range";
-    let bodies: [(&str, Bytes); 3] = [
+    let bodies: [(&str, Bytes); 8] = [
+        ("nothing", Bytes::new()),
+        ("half a prefix", Bytes::from_static(&[0, 0])),
+        ("half a message", frame(b"\x0a\x02/a").slice(..7)),
+        ("a length that is not there", Bytes::from_static(&[0, 0, 0, 0, 9, 10])),
         ("a field that is cut", frame(b"\x0a\xff")),
+        ("a wrong wire type", frame(b"\x08\x01")),
         ("field zero", frame(b"\x00\x00")),
         ("two messages", [frame(b"\x0a\x02/a"), frame(b"\x0a\x02/a")].concat().into()),
     ];
     for (what, body) in bodies {
+        // 3.7 takes this for a field that it does not know.
+        if what == "a wrong wire type" && t.version() >= (3, 7) {
+            continue;
+        }
         let reply = t.target.client.raw(range, &[], &body).await?;
-        t.note(what, &format!("{} {:?}", head(&reply.head), reply.status.code()));
+        // A body that ends too early has words of its own.
+        let early = reply.status.to_string().contains("EOF")
+            && ["nothing", "half a message"].contains(&what);
+        let status =
+            if early { reply.status.to_string() } else { format!("{:?}", reply.status.code()) };
+        t.note(what, &format!("{} {status}", head(&reply.head)));
     }
     // An endless varint, for every kind of call.
     for path in [
@@ -138,6 +153,8 @@ async fn broken(t: &Session<'_>) -> Result<()> {
         t.note(&path, &format!("{:?}", reply.status.code()));
     }
     let compressed = Bytes::from_static(&[1, 0, 0, 0, 1, 0]);
+    let reply = t.target.client.raw(range, &[], &compressed).await?;
+    t.note("compressed without a name", &format!("{:?}", reply.status.code()));
     for name in ["snappy", "nonsense"] {
         let reply = t.target.client.raw(range, &[("grpc-encoding", name)], &compressed).await?;
         t.note(name, &seen(&reply));
