@@ -20,7 +20,7 @@ pub(super) enum Error {
     /// As grpc-go says it, without its reason.
     #[error("grpc: error unmarshalling request: {0}")]
     Malformed(#[from] prost::DecodeError),
-    /// etcd installs no compression.
+    /// As etcd 3.4 says it, which has no compression; later ones take gzip.
     #[error("grpc: Decompressor is not installed for grpc-encoding {encoding:?}")]
     Compressed { encoding: String },
     #[error("grpc: compressed flag set with identity or empty encoding")]
