@@ -31,10 +31,10 @@ async fn malformed_messages_are_answered() -> Result<()> {
     let put = encode(&RangeRequest { key: "k".into(), ..RangeRequest::default() });
     let twice = [put.clone(), put.clone()].concat().into();
     let cases: [(&str, Bytes, &[Code]); 8] = [
-        // The word of the Go server that etcd is built on.
+        // The code of the Go server that etcd is built on.
         ("nothing", Bytes::new(), &[Code::Unknown]),
-        ("half a prefix", Bytes::from_static(&[0, 0]), &[Code::Internal]),
-        ("a truncated message", framed(0, 100, b"short"), &[Code::Internal]),
+        ("half a prefix", Bytes::from_static(&[0, 0]), &[Code::Unknown]),
+        ("a truncated message", framed(0, 100, b"short"), &[Code::Unknown]),
         ("an absurd length", framed(0, u32::MAX, b""), &[Code::ResourceExhausted]),
         ("too long a message", framed(0, 64 << 20, b"x"), &[Code::ResourceExhausted]),
         ("a compressed message", framed(1, 3, b"abc"), &[Code::Unimplemented, Code::Internal]),
