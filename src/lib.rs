@@ -18,6 +18,8 @@ pub mod rpc;
 
 pub mod pipeline;
 
+pub mod attribution;
+
 pub mod admission;
 pub mod routing;
 pub mod upstream;

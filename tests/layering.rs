@@ -6,13 +6,14 @@ use std::{
 };
 
 /// The layers of `src/lib.rs` from the top. Modules of one layer do not know each other.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["cli"],
     &["app"],
     &["config"],
     &["admin", "listener"],
     &["rpc"],
     &["pipeline"],
+    &["attribution"],
     &["admission", "routing", "upstream"],
     &["drain", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],

@@ -1,10 +1,12 @@
-//! What kind of work a call is, told from the fields of its request alone.
+//! Which shape a request has, told from its fields alone.
 //!
-//! The shapes are those of kube-apiserver, etcd's own tools and client libraries. A shape that none
-//! of them sends gets the class of the nearest one; nothing is refused for its shape.
+//! The shapes are those of kube-apiserver, etcd's own tools and client libraries. What none of them
+//! sends gets the nearest one; nothing is refused for its shape.
 
+use super::Shape;
 use crate::etcd::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchRequest,
+    compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
     watch_request::RequestUnion,
@@ -66,94 +68,150 @@ pub const PAGE_MAX: i64 = 1_000;
 /// The page of kube-apiserver's consistency check, and of no hurried reader at one fixed revision.
 pub const CHECK_PAGE: i64 = 10_000;
 
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub shape: Shape,
+    pub class: Class,
+}
+
+impl Kind {
+    pub const fn of(shape: Shape) -> Self {
+        Self { shape, class: shape.class() }
+    }
+
+    /// `critical` says that the control plane hangs on its keys.
+    const fn on(shape: Shape, critical: bool) -> Self {
+        let class = if critical { Class::Critical } else { shape.class() };
+        Self { shape, class }
+    }
+}
+
 /// `Range` and `RangeStream`.
-pub fn range(request: &RangeRequest) -> Class {
+pub fn range(request: &RangeRequest) -> Kind {
     let key = &request.key[..];
     if request.range_end.is_empty() {
-        return match key {
-            _ if is_health(key) || is_control(key) => Class::Critical,
-            _ if request.count_only || is_collection(key) => Class::Probe,
-            _ => Class::PointRead,
+        let shape = match key {
+            _ if is_health(key) => Shape::Health,
+            _ if request.count_only || is_collection(key) => Shape::CurrentRevision,
+            _ => Shape::Get,
         };
+        return Kind::on(shape, is_control(key));
     }
-    if request.count_only {
-        return Class::Background;
-    }
-    if !limit_saves_work(request) {
-        return Class::HeavyList;
-    }
-    match (request.limit, request.revision) {
-        // kube-apiserver's statistics, which only look at sizes and names.
-        (..=0, ..=0) if request.keys_only => Class::Background,
-        (1, ..=0) if !request.keys_only => Class::Probe,
-        (1..=PAGE_MAX, _) => Class::PagedList,
-        (CHECK_PAGE, 1..) => Class::Background,
-        _ => Class::HeavyList,
-    }
+    Kind::of(match (request.limit, request.revision) {
+        _ if request.count_only => Shape::Count,
+        _ if !limit_saves_work(request) => Shape::SortedList,
+        (..=0, ..=0) if request.keys_only => Shape::Keys,
+        (..=0, _) => Shape::List,
+        (1..=PAGE_MAX, _) => Shape::Page,
+        (CHECK_PAGE, 1..) => Shape::CheckPage,
+        _ => Shape::BulkPage,
+    })
 }
 
-pub fn put(request: &PutRequest) -> Class {
-    if is_control(&request.key) { Class::Critical } else { Class::Write }
+pub fn put(request: &PutRequest) -> Kind {
+    Kind::on(Shape::Put, is_control(&request.key))
 }
 
-pub fn delete_range(request: &DeleteRangeRequest) -> Class {
-    let single = request.range_end.is_empty();
-    if single && is_control(&request.key) { Class::Critical } else { Class::Write }
+pub fn delete_range(request: &DeleteRangeRequest) -> Kind {
+    match request.range_end.is_empty() {
+        true => Kind::on(Shape::Delete, is_control(&request.key)),
+        false => Kind::of(Shape::DeleteRange),
+    }
 }
 
 /// A transaction that only reads has the class of its heaviest read, any other is a write. It is
 /// critical when all of its keys are, lest one such key carry a large transaction past the queues.
-pub fn txn(request: &TxnRequest) -> Class {
+pub fn txn(request: &TxnRequest) -> Kind {
+    let shape = txn_shape(request);
     let ops = || request.success.iter().chain(&request.failure).filter_map(op);
     let compares = || request.compare.iter().map(compare);
     let mut all = ops().chain(compares()).peekable();
     if all.peek().is_some() && all.all(|class| class == Class::Critical) {
-        return Class::Critical;
+        return Kind { shape, class: Class::Critical };
     }
-    if ops().any(|class| class == Class::Write) {
-        return Class::Write;
+    if shape != Shape::ReadTxn {
+        return Kind::of(shape);
     }
-    ops().chain(compares()).max_by_key(|class| read_weight(*class)).unwrap_or(Class::PointRead)
+    let heaviest = ops().chain(compares()).max_by_key(|class| read_weight(*class));
+    // A critical read among others is as any of them.
+    let class = heaviest.filter(|class| *class != Class::Critical);
+    Kind { shape, class: class.unwrap_or(Class::PointRead) }
+}
+
+/// Kubernetes' three transactions: one compare of a key's revision, one write of that key.
+fn txn_shape(request: &TxnRequest) -> Shape {
+    let ops =
+        || request.success.iter().chain(&request.failure).filter_map(|op| op.request.as_ref());
+    if ops().all(|op| matches!(op, Request::RequestRange(_))) {
+        return Shape::ReadTxn;
+    }
+    let ([compare], [success]) = (&request.compare[..], &request.success[..]) else {
+        return Shape::Txn;
+    };
+    let only_reads_otherwise =
+        request.failure.iter().all(|op| matches!(op.request, Some(Request::RequestRange(_))));
+    let by_revision = compare.range_end.is_empty()
+        && compare.result() == CompareResult::Equal
+        && compare.target() == CompareTarget::Mod;
+    if !by_revision || !only_reads_otherwise {
+        return Shape::Txn;
+    }
+    let absent = matches!(compare.target_union, None | Some(TargetUnion::ModRevision(0)));
+    match &success.request {
+        Some(Request::RequestPut(put)) if put.key == compare.key => {
+            if absent {
+                Shape::Create
+            } else {
+                Shape::Update
+            }
+        }
+        Some(Request::RequestDeleteRange(delete))
+            if delete.key == compare.key && delete.range_end.is_empty() =>
+        {
+            Shape::Delete
+        }
+        _ => Shape::Txn,
+    }
 }
 
 /// `Watch`, message by message.
-pub fn watch(request: &WatchRequest) -> Class {
-    match request.request_union {
+pub fn watch(request: &WatchRequest) -> Kind {
+    Kind::of(match request.request_union {
         // It frees what the watcher costs.
-        Some(RequestUnion::CancelRequest(_)) => Class::Critical,
-        _ => Class::Watch,
-    }
+        Some(RequestUnion::CancelRequest(_)) => Shape::WatchCancel,
+        _ => Shape::Watch,
+    })
 }
 
-/// Methods whose class does not hang on their message, by path (`/etcdserverpb.Lease/LeaseGrant`).
+/// Methods whose shape does not hang on their message, by path (`/etcdserverpb.Lease/LeaseGrant`).
 /// What is not known here is an operator's tool.
-pub fn method(path: &str) -> Class {
+pub fn method(path: &str) -> Kind {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
-    match (service.rsplit('.').next().unwrap_or(service), method) {
-        ("KV", "Compact") => Class::Critical,
-        ("Lease", "LeaseGrant" | "LeaseKeepAlive" | "LeaseRevoke") => Class::Critical,
-        ("Lease", "LeaseTimeToLive") => Class::PointRead,
-        ("Election", "Observe") => Class::Watch,
-        ("Lock" | "Election", _) => Class::Critical,
+    Kind::of(match (service.rsplit('.').next().unwrap_or(service), method) {
+        ("KV", "Compact") => Shape::Compact,
+        ("Lease", "LeaseGrant" | "LeaseKeepAlive" | "LeaseRevoke") => Shape::Lease,
+        ("Lease", "LeaseTimeToLive") => Shape::LeaseRead,
+        ("Election", "Observe") => Shape::Observe,
+        ("Lock" | "Election", _) => Shape::Election,
         // `etcdctl endpoint health` asks for alarms, kube-apiserver for the status.
-        ("Maintenance", "Status" | "Alarm") => Class::Critical,
-        ("Maintenance", "Snapshot" | "Hash" | "HashKV") => Class::Background,
-        ("Health", "Check") => Class::Critical,
-        ("Health", "Watch") => Class::Watch,
-        _ => Class::Admin,
-    }
+        ("Maintenance", "Status" | "Alarm") => Shape::Status,
+        ("Maintenance", "Snapshot" | "Hash" | "HashKV") => Shape::Snapshot,
+        ("Health", "Check") => Shape::Health,
+        ("Health", "Watch") => Shape::Watch,
+        _ => Shape::Admin,
+    })
 }
 
 /// Nested transactions count as writes, as they do at etcd.
 fn op(op: &RequestOp) -> Option<Class> {
     Some(match op.request.as_ref()? {
-        Request::RequestRange(request) => range(request),
-        Request::RequestPut(request) => put(request),
-        Request::RequestDeleteRange(request) => delete_range(request),
+        Request::RequestRange(request) => range(request).class,
+        Request::RequestPut(request) => put(request).class,
+        Request::RequestDeleteRange(request) => delete_range(request).class,
         Request::RequestTxn(_) => Class::Write,
     })
 }
-
 /// A compare of a range reads every value of it.
 fn compare(compare: &Compare) -> Class {
     match &compare.range_end[..] {
@@ -262,7 +320,7 @@ mod tests {
             ("/registry/cilium.io/ciliumnodes", Class::Probe),
             ("/calico/resources/v3", Class::PointRead),
         ] {
-            assert_eq!(range(&get(key)), class, "{key}");
+            assert_eq!(range(&get(key)).class, class, "{key}");
         }
     }
 
@@ -272,7 +330,7 @@ mod tests {
             (0, 0, Class::HeavyList),
             (-1, 0, Class::HeavyList),
             (0, 7, Class::HeavyList),
-            (1, 0, Class::Probe),
+            (1, 0, Class::PagedList),
             (1, 7, Class::PagedList),
             (500, 0, Class::PagedList),
             (1_000, 7, Class::PagedList),
@@ -280,14 +338,21 @@ mod tests {
             (10_000, 0, Class::HeavyList),
             (10_000, 7, Class::Background),
         ] {
-            assert_eq!(range(&list(limit, revision)), class, "limit {limit} revision {revision}");
+            assert_eq!(
+                range(&list(limit, revision)).class,
+                class,
+                "limit {limit} revision {revision}"
+            );
         }
     }
 
     #[test]
     fn counts_and_statistics_can_wait() {
-        assert_eq!(range(&RangeRequest { count_only: true, ..list(0, 0) }), Class::Background);
-        assert_eq!(range(&RangeRequest { keys_only: true, ..list(0, 0) }), Class::Background);
+        assert_eq!(
+            range(&RangeRequest { count_only: true, ..list(0, 0) }).class,
+            Class::Background
+        );
+        assert_eq!(range(&RangeRequest { keys_only: true, ..list(0, 0) }).class, Class::Background);
     }
 
     #[test]
@@ -298,8 +363,8 @@ mod tests {
             ..list(1, 0)
         };
         let filtered = RangeRequest { min_mod_revision: 5, ..list(1, 0) };
-        assert_eq!(range(&sorted), Class::HeavyList);
-        assert_eq!(range(&filtered), Class::HeavyList);
+        assert_eq!(range(&sorted).class, Class::HeavyList);
+        assert_eq!(range(&filtered).class, Class::HeavyList);
     }
 
     fn update(key: &'static str) -> TxnRequest {
@@ -319,7 +384,7 @@ mod tests {
             ("/registry/leases/kube-system/kube-scheduler", Class::Critical),
             ("compact_rev_key", Class::Critical),
         ] {
-            assert_eq!(txn(&update(key)), class, "{key}");
+            assert_eq!(txn(&update(key)).class, class, "{key}");
         }
     }
 
@@ -327,7 +392,7 @@ mod tests {
     fn one_critical_key_does_not_carry_a_transaction_of_others() {
         let mut mixed = update("compact_rev_key");
         mixed.success.extend(update("/registry/pods/default/a").success);
-        assert_eq!(txn(&mixed), Class::Write);
+        assert_eq!(txn(&mixed).class, Class::Write);
     }
 
     #[test]
@@ -339,19 +404,22 @@ mod tests {
                 .collect(),
             ..Default::default()
         };
-        assert_eq!(txn(&reads(vec![get("/a/b/c/d")])), Class::PointRead);
-        assert_eq!(txn(&reads(vec![get("/a/b/c/d"), list(0, 0), list(500, 0)])), Class::HeavyList);
-        assert_eq!(txn(&TxnRequest::default()), Class::PointRead);
+        assert_eq!(txn(&reads(vec![get("/a/b/c/d")])).class, Class::PointRead);
+        assert_eq!(
+            txn(&reads(vec![get("/a/b/c/d"), list(0, 0), list(500, 0)])).class,
+            Class::HeavyList
+        );
+        assert_eq!(txn(&TxnRequest::default()).class, Class::PointRead);
 
         let mut comparing = reads(vec![get("/a/b/c/d")]);
         let wide = Compare { key: "/a".into(), range_end: "/b".into(), ..Default::default() };
         comparing.compare.push(wide);
-        assert_eq!(txn(&comparing), Class::HeavyList);
+        assert_eq!(txn(&comparing).class, Class::HeavyList);
     }
 
     #[test]
     fn cancelling_a_watch_is_critical() {
-        let watch = |union| watch(&WatchRequest { request_union: Some(union) });
+        let watch = |union| watch(&WatchRequest { request_union: Some(union) }).class;
         let cancel = WatchCancelRequest::default();
         assert_eq!(watch(RequestUnion::CancelRequest(cancel)), Class::Critical);
         assert_eq!(watch(RequestUnion::CreateRequest(WatchCreateRequest::default())), Class::Watch);
@@ -373,7 +441,7 @@ mod tests {
             ("/unknown.Service/Method", Class::Admin),
             ("", Class::Admin),
         ] {
-            assert_eq!(method(path), class, "{path}");
+            assert_eq!(method(path).class, class, "{path}");
         }
     }
 }

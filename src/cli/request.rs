@@ -88,10 +88,10 @@ impl Request {
 
     pub(super) fn class(&self) -> Class {
         match self.method {
-            Method::Range | Method::RangeStream => classify::range(&self.range_request()),
-            Method::Put => classify::put(&self.put_request()),
-            Method::DeleteRange => classify::delete_range(&self.delete_range_request()),
-            Method::Txn => classify::txn(&self.txn_request()),
+            Method::Range | Method::RangeStream => classify::range(&self.range_request()).class,
+            Method::Put => classify::put(&self.put_request()).class,
+            Method::DeleteRange => classify::delete_range(&self.delete_range_request()).class,
+            Method::Txn => classify::txn(&self.txn_request()).class,
             Method::Watch => Class::Watch,
         }
     }

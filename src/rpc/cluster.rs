@@ -24,7 +24,7 @@ pub(super) async fn member_list(context: Context, mut incoming: Incoming, respon
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()));
+    let manner = Manner::of(method, classify::method(method.path()).class);
     responder.record.placed(manner.class, &placed.cluster.name);
     let asking = async {
         let mut answer =

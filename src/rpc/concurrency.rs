@@ -53,7 +53,7 @@ pub(super) async fn serve(
     }
     // They wait for others as long as it takes, and would fill the connections of short calls.
     let manner =
-        Manner { lane: Lane::Watch, ..Manner::of(method, classify::method(method.path())) };
+        Manner { lane: Lane::Watch, ..Manner::of(method, classify::method(method.path()).class) };
     context.forward(placed, manner, &message, responder).await;
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn range(
     if let Err(error) = check_sort(&request) {
         return responder.status(&status::of(&error));
     }
-    let manner = Manner::of(method, classify::range(&request));
+    let manner = Manner::of(method, classify::range(&request).class);
     let keys = KeyRange::of(request.key.clone(), request.range_end.clone());
     match context.topology.owners(&keys) {
         Ok(placed) => context.forward(placed, manner, &message, responder).await,
@@ -52,7 +52,7 @@ pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Res
         return;
     };
     let placed = context.topology.owner(&request.key);
-    let manner = Manner::of(Method::Put, classify::put(&request));
+    let manner = Manner::of(Method::Put, classify::put(&request).class);
     let lease = (request.lease != 0).then_some(request.lease);
     write(&context, placed, manner, &message, lease.as_slice(), responder).await;
 }
@@ -63,7 +63,7 @@ pub(super) async fn delete_range(context: Context, mut incoming: Incoming, respo
     else {
         return;
     };
-    let manner = Manner::of(Method::DeleteRange, classify::delete_range(&request));
+    let manner = Manner::of(Method::DeleteRange, classify::delete_range(&request).class);
     let keys = KeyRange::of(request.key, request.range_end);
     match context.topology.owners(&keys) {
         Ok(placed) => context.forward(placed, manner, &message, responder).await,
@@ -84,7 +84,7 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
     if let Err(error) = check_sorts(&request) {
         return responder.status(&status::of(&error));
     }
-    let manner = Manner::of(Method::Txn, classify::txn(&request));
+    let manner = Manner::of(Method::Txn, classify::txn(&request).class);
     let index = match keys_of::locate_txn(&context.topology.table, &request) {
         Ok(index) => *index,
         Err(spans) => {

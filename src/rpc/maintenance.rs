@@ -23,7 +23,7 @@ pub(super) async fn status(context: Context, mut incoming: Incoming, responder: 
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()));
+    let manner = Manner::of(method, classify::method(method.path()).class);
     if context.call.cluster.is_some() || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }

@@ -23,7 +23,7 @@ pub(super) async fn unary(
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()));
+    let manner = Manner::of(method, classify::method(method.path()).class);
     context.forward(placed, manner, &message, responder).await;
 }
 

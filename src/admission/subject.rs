@@ -1,0 +1,106 @@
+//! What a call is about, as far as any protection looks at it.
+
+use super::{Class, Shape};
+use crate::etcd::{key_range::KeyRange, method::Method};
+use bytes::Bytes;
+use std::{net::IpAddr, sync::Arc};
+
+/// Who calls, as rules and statistics see it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// Common name of the certificate it showed, else its address.
+    pub name: Arc<str>,
+    pub address: IpAddr,
+}
+
+/// A call, as far as any protection looks at it.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    pub method: Option<Method>,
+    pub shape: Shape,
+    pub class: Class,
+    /// The keys it reads or writes; a transaction's first. `None` for what carries no key.
+    pub keys: Option<KeyRange>,
+    pub place: Place,
+    pub client: Arc<Client>,
+    /// Bytes of the largest value it writes.
+    pub value_size: u64,
+}
+
+/// Where in the key space of Kubernetes a request is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The prefix that all objects of a resource share, without a slash at its end:
+    /// `/registry/pods`, `/registry/cilium.io/ciliumnodes`. Empty where there is no key.
+    pub collection: Bytes,
+    /// Set when all keys lie in one.
+    pub namespace: Option<Bytes>,
+}
+
+impl Place {
+    pub fn of(keys: &KeyRange) -> Self {
+        let start = &keys.start;
+        let length = collection_length(start);
+        let collection = start.slice(..length);
+        let namespace = start.get(length + 1..).and_then(|rest| {
+            let end = rest.iter().position(|&byte| byte == b'/')?;
+            let whole = KeyRange::prefix(start.slice(..length + 1 + end + 1));
+            let inside = keys.end <= whole.end && end > 0;
+            inside.then(|| start.slice(length + 1..length + 1 + end))
+        });
+        Self { collection, namespace }
+    }
+}
+
+/// How much of `key` names its resource. A group has a dot in its name and its resources one
+/// segment further down, as have `services`.
+fn collection_length(key: &[u8]) -> usize {
+    let mut slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let segments = if key.first() == Some(&b'/') { 2 } else { 1 };
+    // The end of the segment that names the resource or its group.
+    let Some(end) = slashes.nth(segments) else { return key.len() };
+    let start = key[..end].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+    let segment = &key[start..end];
+    let nested = segment == b"services" || segment.contains(&b'.');
+    if nested && end + 1 < key.len() { slashes.next().unwrap_or(key.len()) } else { end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(start: &'static str, end: &'static str) -> (String, Option<String>) {
+        let place = Place::of(&KeyRange::of(start.into(), end.into()));
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        (text(&place.collection), place.namespace.as_ref().map(text))
+    }
+
+    #[test]
+    fn a_key_names_its_resource_and_namespace() {
+        for (key, collection, namespace) in [
+            ("/registry/pods/default/a", "/registry/pods", Some("default")),
+            ("/registry/minions/node-1", "/registry/minions", None),
+            ("/registry/pods", "/registry/pods", None),
+            ("/registry/services/specs/default/a", "/registry/services/specs", Some("default")),
+            ("/registry/cilium.io/ciliumnodes/n", "/registry/cilium.io/ciliumnodes", None),
+            ("/registry/argoproj.io/workflows/a/b", "/registry/argoproj.io/workflows", Some("a")),
+            ("compact_rev_key", "compact_rev_key", None),
+            ("", "", None),
+            ("/", "/", None),
+        ] {
+            let expected = (collection.to_owned(), namespace.map(str::to_owned));
+            assert_eq!(place(key, ""), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_range_lies_in_a_namespace_only_as_a_whole() {
+        let whole = ("/registry/pods".to_owned(), None);
+        assert_eq!(place("/registry/pods/", "/registry/pods0"), whole);
+        // Where the next page of the whole resource begins.
+        assert_eq!(place("/registry/pods/default/a\0", "/registry/pods0"), whole);
+        let inside = ("/registry/pods".to_owned(), Some("default".to_owned()));
+        assert_eq!(place("/registry/pods/default/", "/registry/pods/default0"), inside);
+        assert_eq!(place("/registry/pods/default/a\0", "/registry/pods/default0"), inside);
+    }
+}

@@ -1,0 +1,5 @@
+//! Who loads etcd.
+
+mod config;
+
+pub use config::Config;
