@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod attribution;
 
 pub mod admission;
+pub mod coalesce;
 pub mod routing;
 pub mod upstream;
 

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 10] = [
     &["rpc"],
     &["pipeline"],
     &["attribution"],
-    &["admission", "routing", "upstream"],
+    &["admission", "coalesce", "routing", "upstream"],
     &["drain", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],
 ];
