@@ -22,6 +22,7 @@ pub mod attribution;
 
 pub mod admission;
 pub mod coalesce;
+pub mod paging;
 pub mod routing;
 pub mod upstream;
 

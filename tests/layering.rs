@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 10] = [
     &["rpc"],
     &["pipeline"],
     &["attribution"],
-    &["admission", "coalesce", "routing", "upstream"],
+    &["admission", "coalesce", "paging", "routing", "upstream"],
     &["drain", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],
 ];

@@ -80,6 +80,11 @@ pub fn put_bytes(number: u32, value: &[u8], out: &mut impl BufMut) {
     out.put_slice(value);
 }
 
+/// Bytes that [`put_bytes`] appends for a value of `length` bytes.
+pub fn bytes_field_length(number: u32, length: usize) -> usize {
+    encoding::key_len(number) + encoding::encoded_len_varint(length as u64) + length
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
