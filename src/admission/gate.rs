@@ -1,0 +1,250 @@
+//! The way into one cluster.
+
+use super::{
+    Class, Config, Limiter, Mode, Plan, Priority, Queue, QueueConfig, Refusal, RefusalKind, Sample,
+    Slot, Subject, Ticket, Turned,
+    metrics::{Counters, Metrics, QueueMetrics},
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+/// The queues of one cluster, and how it bears what they let pass.
+#[derive(Debug)]
+pub struct Gate {
+    pub cluster: Arc<str>,
+    reads: Entry,
+    writes: Entry,
+    lists: Entry,
+    limiter: Mutex<Limiter>,
+    /// Lists are under way.
+    busy: Notify,
+    /// The fullest member's database, in percent of its quota; 0 while it is not known.
+    pub(super) space_percent: AtomicU32,
+}
+
+/// One queue and what is seen of it.
+#[derive(Debug)]
+struct Entry {
+    /// The protection it is, as in refusals.
+    name: &'static str,
+    queue: Arc<Queue>,
+    metrics: QueueMetrics,
+    counters: Counters,
+}
+
+/// Why a call does not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    Refused(Refusal),
+    /// The client's deadline passed while the call waited.
+    Expired,
+}
+
+impl Gate {
+    pub(super) fn new(cluster: &Arc<str>, config: &Config, metrics: &Metrics) -> Self {
+        let queues = &config.queues;
+        let entry = |name: &'static str, queue: &'static str, config: &QueueConfig| Entry {
+            name,
+            queue: Arc::new(Queue::new(config.clone())),
+            metrics: metrics.queue(cluster, queue),
+            counters: metrics.protection(name),
+        };
+        Self {
+            cluster: Arc::clone(cluster),
+            reads: entry("queues.reads", "reads", &queues.reads),
+            writes: entry("queues.writes", "writes", &queues.writes),
+            lists: entry("queues.lists", "lists", &queues.lists),
+            limiter: Mutex::new(Limiter::new(
+                queues.concurrency_min,
+                queues.lists.concurrency,
+                queues.latency_margin,
+            )),
+            busy: Notify::new(),
+            space_percent: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn reconfigure(&self, config: &Config) {
+        let queues = &config.queues;
+        self.reads.queue.reconfigure(queues.reads.clone());
+        self.writes.queue.reconfigure(queues.writes.clone());
+        self.lists.queue.reconfigure(queues.lists.clone());
+        let (min, max) = (queues.concurrency_min, queues.lists.concurrency);
+        self.limiter.lock().reconfigure(min, max, queues.latency_margin);
+    }
+
+    /// The queue that calls of `class` wait in. Some wait in none: what the control plane hangs on,
+    /// and what stays open.
+    fn entry(&self, class: Class) -> Option<&Entry> {
+        match class {
+            Class::PointRead | Class::Probe => Some(&self.reads),
+            Class::Write => Some(&self.writes),
+            Class::PagedList | Class::HeavyList | Class::Background => Some(&self.lists),
+            Class::Critical | Class::Watch | Class::Admin => None,
+        }
+    }
+
+    /// Waits for the call's turn.
+    pub(super) async fn enter(
+        &self,
+        mode: Mode,
+        subject: &Subject,
+        plan: &Plan,
+        cost: f64,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Slot>, Denied> {
+        let Some(entry) = self.entry(subject.class).filter(|_| mode != Mode::Off) else {
+            return Ok(None);
+        };
+        if matches!(subject.class, Class::PagedList | Class::HeavyList | Class::Background) {
+            self.busy.notify_one();
+        }
+        let (weight, priority) = share(subject.class);
+        let ticket = Ticket {
+            flow: Plan::flow(subject),
+            priority: plan.priority.unwrap_or(priority),
+            weight: plan.weight.unwrap_or(1) * weight,
+            cost,
+            deadline,
+        };
+        entry.enter(mode, ticket).await.map(Some)
+    }
+
+    /// Resolves when lists begin to pass.
+    pub async fn busy(&self) {
+        self.busy.notified().await;
+    }
+
+    /// Lists at etcd, those that wait, and how many are let through at once.
+    pub fn lists(&self) -> (u32, usize, u32) {
+        self.lists.queue.figures()
+    }
+
+    /// How the cluster bears what is under way.
+    pub fn sample(&self, latency: Duration) {
+        let (running, waiting, _) = self.lists();
+        let sample = Sample { latency, running, waiting: waiting > 0 };
+        self.steer(|limiter| limiter.sample(sample));
+    }
+
+    /// The cluster says that it has too much to do, or says nothing at all.
+    pub fn overloaded(&self) {
+        self.steer(Limiter::overloaded);
+    }
+
+    fn steer(&self, adjust: impl FnOnce(&mut Limiter)) {
+        let limit = {
+            let mut limiter = self.limiter.lock();
+            adjust(&mut limiter);
+            limiter.limit()
+        };
+        self.lists.queue.set_limit(limit);
+    }
+
+    /// The fullest member's database is this full.
+    pub fn set_space(&self, percent: u32) {
+        self.space_percent.store(percent, Relaxed);
+    }
+
+    /// Puts what the queues hold into their metrics.
+    pub fn publish(&self) {
+        for entry in [&self.reads, &self.writes, &self.lists] {
+            let (running, waiting, limit) = entry.queue.figures();
+            entry.metrics.running.set(running.into());
+            entry.metrics.waiting.set(waiting as i64);
+            entry.metrics.limit.set(limit.into());
+        }
+    }
+
+    /// Each queue: its name, calls at etcd, calls that wait, and how many pass at once.
+    pub fn queues(&self) -> [(&'static str, u32, usize, u32); 3] {
+        [&self.reads, &self.writes, &self.lists].map(|entry| {
+            let (running, waiting, limit) = entry.queue.figures();
+            (entry.name, running, waiting, limit)
+        })
+    }
+
+    pub(super) fn counters(&self) -> [(&'static str, &Counters); 3] {
+        [&self.reads, &self.writes, &self.lists].map(|entry| (entry.name, &entry.counters))
+    }
+}
+
+impl Entry {
+    async fn enter(&self, mode: Mode, ticket: Ticket) -> Result<Slot, Denied> {
+        let counted = self.counters.of(mode);
+        if mode == Mode::Observe {
+            let (slot, verdict) = self.queue.observe(&ticket);
+            match verdict {
+                None => {}
+                Some(Ok(())) => drop(counted.delayed.inc()),
+                Some(Err(_)) => drop(counted.refused.inc()),
+            }
+            return Ok(slot);
+        }
+        let began = Instant::now();
+        let entered = self.queue.enter(ticket).await;
+        let waited = began.elapsed();
+        self.metrics.waited.observe(waited.as_secs_f64());
+        if waited > Duration::ZERO && entered.is_ok() {
+            counted.delayed.inc();
+        }
+        entered.map_err(|turned| {
+            if turned != Turned::Expired {
+                counted.refused.inc();
+            }
+            denied(self.name, turned)
+        })
+    }
+}
+
+/// Pages are small and somebody waits for them; background loses nothing by waiting.
+fn share(class: Class) -> (u32, Priority) {
+    match class {
+        Class::PagedList => (4, Priority::Normal),
+        Class::Background => (1, Priority::Low),
+        _ => (1, Priority::Normal),
+    }
+}
+
+/// What a client is told that was turned away from the queue of `name`.
+pub(super) fn denied(name: &str, turned: Turned) -> Denied {
+    let (reason, remedy, pushback) = match turned {
+        Turned::Full { waiting } => {
+            (format!("{waiting} calls wait already"), "raise its length_max", PUSHBACK)
+        }
+        Turned::Late { wait } => (
+            format!("its turn would come in {}ms, after its deadline", wait.as_millis()),
+            "raise its concurrency or the client's timeout",
+            wait,
+        ),
+        Turned::Waited { waited } => (
+            format!("its turn did not come within {}s", waited.as_secs()),
+            "raise its wait_max or concurrency",
+            PUSHBACK,
+        ),
+        Turned::Expired => return Denied::Expired,
+    };
+    let pushback = Some(pushback);
+    let rule = Arc::from(name);
+    Denied::Refused(Refusal { kind: RefusalKind::Load, rule, reason, remedy, pushback })
+}
+
+/// When a client may try again that found a full queue.
+const PUSHBACK: Duration = Duration::from_secs(1);
+
+/// Waits for a reserved turn.
+pub(super) async fn wait(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+}
