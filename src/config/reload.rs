@@ -1,7 +1,7 @@
 //! What a running process takes over from a changed configuration.
 
 use super::{Listener, Settings};
-use crate::{admin, drain, listener, telemetry, upstream};
+use crate::{admin, admission, attribution, drain, listener, telemetry, upstream};
 
 /// How to go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +18,14 @@ impl Plan {
     /// Listeners and clusters are the same when their names are.
     pub fn new(running: &Settings, wanted: Settings) -> Self {
         let mut changes = Changes::default();
-        let Settings { listeners, clusters, admin, workers, drain, log } = wanted;
+        let Settings { listeners, clusters, protection, attribution, admin, workers, drain, log } =
+            wanted;
         let listeners = changes.listeners(&running.listeners, &listeners);
         let settings = Settings {
             clusters: changes.clusters(&running.clusters, clusters, &listeners),
             listeners,
+            protection: changes.protection(&running.protection, protection),
+            attribution: changes.attribution(&running.attribution, &attribution),
             admin: changes.admin(running.admin.as_ref(), admin.as_ref()),
             workers: changes.restart("workers", &running.workers, &workers),
             drain: changes.drain(&running.drain, &drain),
@@ -201,6 +204,52 @@ impl Changes {
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         self.live.extend(changed.map(|(key, _)| format!("clusters.{name}.{key}")));
+    }
+
+    fn protection(
+        &mut self,
+        running: &admission::Config,
+        wanted: admission::Config,
+    ) -> admission::Config {
+        let admission::Config {
+            mode,
+            memory_bytes,
+            coalescing,
+            paging,
+            queues,
+            space,
+            deletes,
+            rules,
+        } = running;
+        let changed = [
+            ("mode", *mode != wanted.mode),
+            ("memory", *memory_bytes != wanted.memory_bytes),
+            ("coalescing", *coalescing != wanted.coalescing),
+            ("paging", *paging != wanted.paging),
+            ("queues", *queues != wanted.queues),
+            ("space", *space != wanted.space),
+            ("deletes", *deletes != wanted.deletes),
+            ("rules", *rules != wanted.rules),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed);
+        self.live.extend(changed.map(|(key, _)| format!("protection.{key}")));
+        wanted
+    }
+
+    fn attribution(
+        &mut self,
+        running: &attribution::Config,
+        wanted: &attribution::Config,
+    ) -> attribution::Config {
+        let attribution::Config { entries, slow, heavy_bytes, log_per_minute } = running;
+        let lines = &wanted.log_per_minute;
+        attribution::Config {
+            // What was counted so far would have to be counted anew.
+            entries: self.restart("attribution.entries", entries, &wanted.entries),
+            slow: self.live("attribution.slow", slow, &wanted.slow),
+            heavy_bytes: self.live("attribution.heavy", heavy_bytes, &wanted.heavy_bytes),
+            log_per_minute: self.live("attribution.log_per_minute", log_per_minute, lines),
+        }
     }
 
     fn admin(
