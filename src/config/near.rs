@@ -1,22 +1,21 @@
 //! What may have been meant by a name that there is not.
 
+use std::collections::HashSet;
+
 /// The nearest of the names that are known, or all of them where none is near.
 pub(super) fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.into_iter().collect();
+    let mut seen = HashSet::new();
+    let known: Vec<&str> = known.into_iter().filter(|known| seen.insert(*known)).collect();
     let distance = |known: &str| {
         let distance = strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
         (distance <= 1 + known.len() / 4).then_some(distance)
     };
-    match known.iter().filter_map(|known| distance(known)).min() {
-        None => format!("known here: {}", known.join(", ")),
-        least => {
-            let mut near: Vec<&str> =
-                known.into_iter().filter(|known| distance(known) == least).collect();
-            near.sort_unstable();
-            near.dedup();
-            format!("did you mean {}?", near.join(" or "))
-        }
+    let least = known.iter().filter_map(|known| distance(known)).min();
+    if least.is_none() {
+        return format!("known here: {}", known.join(", "));
     }
+    let near: Vec<&str> = known.into_iter().filter(|known| distance(known) == least).collect();
+    format!("did you mean {}?", near.join(" or "))
 }
 
 #[cfg(test)]
@@ -28,6 +27,6 @@ mod tests {
         assert_eq!(hint("creat", ["create", "update"]), "did you mean create?");
         assert_eq!(hint("txn", ["Txn", "Put"]), "did you mean Txn?");
         assert_eq!(hint("bat", ["cat", "hat", "cat"]), "did you mean cat or hat?");
-        assert_eq!(hint("nothing", ["get", "put"]), "known here: get, put");
+        assert_eq!(hint("nothing", ["get", "put", "get"]), "known here: get, put");
     }
 }

@@ -357,6 +357,33 @@ workers: 2
     }
 
     #[test]
+    fn protections_change_live() {
+        let plan = plan(&[(
+            "workers: 2",
+            "workers: 2
+protection:
+  mode: observe
+  memory: 2GiB
+  coalescing: {enabled: false}
+  paging: {page_size: 2MiB}
+  queues: {lists: {concurrency: 8}}
+  space: {quota: 8GiB}
+  deletes: {clients: [operator]}
+  rules: [{name: events, match: {clusters: [events]}, limit: {requests: 10/s}}]
+attribution: {entries: 10, slow: 2s, heavy: 1MiB, log_per_minute: 1}",
+        )]);
+        let protections =
+            ["mode", "memory", "coalescing", "paging", "queues", "space", "deletes", "rules"];
+        let attributions = ["slow", "heavy", "log_per_minute"];
+        let live = protections.iter().map(|key| format!("protection.{key}"));
+        let live = live.chain(attributions.iter().map(|key| format!("attribution.{key}")));
+        assert_eq!(plan.live, live.collect::<Vec<_>>());
+        assert_eq!(plan.restart, ["attribution.entries"]);
+        assert_eq!(plan.settings.protection.rules[0].name, "events");
+        assert_eq!(plan.settings.attribution.entries, 1_000);
+    }
+
+    #[test]
     fn sockets_and_threads_wait_for_a_restart() {
         let plan = plan(&[
             (

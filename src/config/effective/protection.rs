@@ -35,7 +35,7 @@ impl Page<'_> {
             let DeletesConfig { mode, keys_max, clients } = deletes;
             page.value("mode", of_mode(*mode), "");
             page.value("keys_max", keys_max, "");
-            page.patterns("clients", clients);
+            page.patterns("clients", clients, "none");
         });
         self.items("rules", rules, Self::rule);
     }
@@ -87,10 +87,10 @@ impl Page<'_> {
         self.section("match", |page| page.when(when));
         self.section("limit", |page| page.limit(limit));
         self.section("quota", |page| page.quota(quota));
-        self.maybe("weight", *weight, "1");
-        self.maybe("priority", priority.map(of_priority), "normal");
-        self.maybe("coalesce", *coalesce, "as protection.coalescing says");
-        self.maybe("page", *page, "as protection.paging says");
+        self.maybe("weight", *weight, "not said here");
+        self.maybe("priority", priority.map(of_priority), "not said here");
+        self.maybe("coalesce", *coalesce, "not said here");
+        self.maybe("page", *page, "not said here");
         self.value("read_only", read_only, "");
         self.value("deny", deny, "");
         self.value("exempt", exempt, "");
@@ -100,11 +100,11 @@ impl Page<'_> {
         let Match { prefixes, namespaces, classes, shapes, methods, clients, addresses, clusters } =
             when;
         self.values("prefixes", prefixes.iter().map(|prefix| quoted(prefix)), "any");
-        self.patterns("namespaces", namespaces);
+        self.patterns("namespaces", namespaces, "any");
         self.values("classes", classes.iter().map(|class| class.as_str().into()), "any");
         self.values("shapes", shapes.iter().map(|shape| shape.as_str().into()), "any");
         self.values("methods", methods.iter().map(|method| method.name().into()), "any");
-        self.patterns("clients", clients);
+        self.patterns("clients", clients, "any");
         let addresses =
             addresses.iter().map(|network| quoted(&units::Network(*network).to_string()));
         self.values("addresses", addresses, "any");
@@ -139,8 +139,8 @@ impl Page<'_> {
         self.value("log_per_minute", log_per_minute, "");
     }
 
-    fn patterns(&mut self, key: &str, patterns: &[Pattern]) {
-        self.values(key, patterns.iter().map(|pattern| quoted(&pattern.to_string())), "");
+    fn patterns(&mut self, key: &str, patterns: &[Pattern], meaning: &str) {
+        self.values(key, patterns.iter().map(|pattern| quoted(&pattern.to_string())), meaning);
     }
 
     /// Nothing where nothing was given.
