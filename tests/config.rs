@@ -527,6 +527,36 @@ fn the_example_shows_every_key() {
     }
 }
 
+/// The indented blocks of a page.
+fn examples(page: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in page.lines() {
+        match (line.strip_prefix("    "), blocks.last_mut()) {
+            (Some(code), Some(block)) => block.push_str(&format!("{code}\n")),
+            _ => blocks.push(String::new()),
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+#[test]
+fn the_rules_that_are_taught_are_sound() {
+    let path = format!("{}/docs/rules.md", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the file is there");
+    let examples = examples(&text);
+    assert_eq!(examples.len(), 6);
+    for example in examples {
+        let text = match example.starts_with("- name: ") {
+            true => format!("protection:\n  rules:\n  {}", example.replace('\n', "\n  ")),
+            false => example,
+        };
+        let file = format!("{CLUSTER}{text}");
+        let loaded = build(&file).unwrap_or_else(|error| panic!("{error}\n{file}"));
+        assert!(!loaded.settings.protection.rules.is_empty(), "{file}");
+    }
+}
+
 #[test]
 fn the_reference_names_every_key() {
     let path = format!("{}/docs/configuration.md", env!("CARGO_MANIFEST_DIR"));

@@ -242,8 +242,8 @@ pub(super) struct Lane {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Attribution {
-    /// Clients and resources that are told apart, in each list; what is beyond shares the last
-    /// entry. Each takes about 500 bytes in each list, and a line of metrics.
+    /// The heaviest clients, prefixes and kinds of calls that are told apart, in each list; lighter
+    /// ones may go unnamed. Raising it costs memory and lines of metrics.
     #[schemars(range(min = 1, max = 100_000))]
     pub(super) entries: u32,
     /// Calls that took longer are logged; watches and other streams are not. Lowering it fills the

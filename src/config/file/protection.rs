@@ -16,8 +16,8 @@ pub(in crate::config) struct Protection {
     /// How far protections go at most, whatever they say themselves: `off` does not look at calls,
     /// `observe` counts what would have been delayed or refused, and does neither.
     pub(in crate::config) mode: Mode,
-    /// Bytes of answers held at once, for all clients and clusters. At the bound, lists wait for
-    /// those before them. Raising it costs as much memory.
+    /// Bytes of answers held at once, for all clients and clusters. At the bound, what is only kept
+    /// for later is given up, then lists wait for those before them. Raising it costs as much memory.
     pub(in crate::config) memory: Size,
     /// Sharing of answers between clients.
     pub(in crate::config) coalescing: Coalescing,
@@ -215,7 +215,8 @@ pub(in crate::config) struct Limit {
     /// Calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) requests: Option<Rate>,
-    /// What the calls cost etcd: by keys walked and by bytes.
+    /// What the calls cost etcd: 1 for each, 1 for each 1,000 keys that etcd walks for it, 1 for each
+    /// 100 kB of its answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) cost: Option<Rate>,
     /// Keys that are new.
