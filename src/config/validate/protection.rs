@@ -1,4 +1,4 @@
-//! What protects etcd, but for its rules.
+//! What protects etcd, but for its rules, and what is remembered of who loads it.
 
 use super::{Checks, MILLISECOND};
 use crate::{
