@@ -224,6 +224,163 @@ fn a_default_does_not_stand_in_the_way_of_a_lower_bound() {
 }
 
 #[test]
+fn protections_have_bounds() {
+    check(
+        "clusters: {main: {endpoints: [http://a:1]}}
+protection:
+  mode: on
+  memory: 1MiB
+  coalescing: {waiters_max: 0, pinned: 2GiB}
+  paging: {page_size: 1GiB}
+  queues:
+    reads: {concurrency: 0, length_max: 2000000, wait_max: 0s}
+    lists: {concurrency: 2}
+    concurrency_min: 3
+    latency_margin: 0s
+  space: {warn: 0%, refuse: 120%, quota: 1B}
+  deletes: {keys_max: 0, clients: [\"\"]}
+attribution: {entries: 0, slow: 0s, heavy: 0B}
+",
+        &[
+            r#"seawall.yaml:3:9: protection.mode: expected off or observe or enforce, met "on""#,
+            "seawall.yaml:4:11: protection.memory: expected a size from 64MiB to 1024GiB, met 1MiB",
+            "seawall.yaml:5:29: protection.coalescing.waiters_max: expected a number from 1 to 1000000, met 0",
+            "seawall.yaml:5:40: protection.coalescing.pinned: expected at most the memory of 1MiB, met 2GiB",
+            "seawall.yaml:6:23: protection.paging.page_size: expected a size from 64KiB to 64MiB, met 1GiB",
+            "seawall.yaml:8:26: protection.queues.reads.concurrency: expected a number from 1 to 1000000, met 0",
+            "seawall.yaml:8:41: protection.queues.reads.length_max: expected a number from 0 to 1000000, met 2000000",
+            "seawall.yaml:8:60: protection.queues.reads.wait_max: expected at least 1ms, met 0s",
+            "seawall.yaml:10:22: protection.queues.concurrency_min: expected at most the concurrency of lists, 2, met 3",
+            "seawall.yaml:11:21: protection.queues.latency_margin: expected at least 1ms, met 0s",
+            "seawall.yaml:12:17: protection.space.warn: expected a percentage from 1% to 100%, met 0%",
+            "seawall.yaml:12:29: protection.space.refuse: expected a percentage from 1% to 100%, met 120%",
+            "seawall.yaml:12:42: protection.space.quota: expected a size from 1MiB to 1024GiB, met 1B",
+            "seawall.yaml:13:23: protection.deletes.keys_max: expected at least 1, met 0",
+            "seawall.yaml:13:36: protection.deletes.clients[0]: expected a name, or a pattern such as team-*, met nothing",
+            "seawall.yaml:14:24: attribution.entries: expected a number from 1 to 100000, met 0",
+            "seawall.yaml:14:33: attribution.slow: expected at least 1ms, met 0s",
+            "seawall.yaml:14:44: attribution.heavy: expected a size from 1B to 1024GiB, met 0B",
+        ],
+    );
+}
+
+#[test]
+fn the_slope_before_the_quota_goes_up() {
+    check_with_cluster(
+        "protection: {space: {warn: 90%, refuse_low: 85%, refuse: 80%}}\n",
+        &[
+            "seawall.yaml:1:45: protection.space.refuse_low: expected at least the warn of 90%, met 85%",
+            "seawall.yaml:1:58: protection.space.refuse: expected at least the refuse_low of 85%, met 80%",
+        ],
+    );
+    let level =
+        format!("protection: {{space: {{warn: 80%, refuse_low: 80%, refuse: 80%}}}}\n{CLUSTER}");
+    assert_eq!(settings(&level).protection.space.refuse_percent, 80);
+}
+
+#[test]
+fn a_queue_keeps_the_defaults_of_its_kind() {
+    let queues = |text: &str| {
+        settings(&format!("protection: {{queues: {text}}}\n{CLUSTER}")).protection.queues
+    };
+    let (given, defaults) = (queues("{lists: {concurrency: 1}}"), queues("{}"));
+    assert_eq!(given.lists.concurrency, 1);
+    assert_eq!(given.lists.length_max, defaults.lists.length_max);
+    assert_eq!(given.lists.wait_max, defaults.lists.wait_max);
+    assert_ne!(defaults.lists, defaults.reads);
+}
+
+#[test]
+fn names_in_rules_must_be_known() {
+    check_with_cluster(
+        "protection:
+  rules:
+  - name: a b
+    deny: true
+    match:
+      prefixes: [\"\", /, //a, /registry/events]
+      classes: [writes]
+      shapes: [creat]
+      methods: [txn]
+      clusters: [mian]
+      namespaces: [\"\"]
+      addresses: [10.0.0.0/33]
+  - {name: b, priority: highest}
+  - {name: c, weight: 0, coalesc: true}
+  - {name: c, limit: {requests: 0/s, cost: 10, concurrency: 0, burst: 0s, per: [cluster]}}
+",
+        &[
+            r#"seawall.yaml:3:11: protection.rules[0].name: expected a name of at most 63 letters, digits, - and _, met "a b""#,
+            r#"seawall.yaml:6:18: protection.rules[0].match.prefixes[0]: the prefix "" would take every key; leave prefixes out instead"#,
+            r#"seawall.yaml:6:22: protection.rules[0].match.prefixes[1]: the prefix "/" would take every key; leave prefixes out instead"#,
+            r#"seawall.yaml:6:25: protection.rules[0].match.prefixes[2]: the prefix "//a" has an empty segment (`//`)"#,
+            r#"seawall.yaml:7:17: protection.rules[0].match.classes[0]: there is no class "writes"; did you mean write?"#,
+            r#"seawall.yaml:8:16: protection.rules[0].match.shapes[0]: there is no shape "creat"; did you mean create?"#,
+            r#"seawall.yaml:9:17: protection.rules[0].match.methods[0]: there is no method "txn"; did you mean Txn?"#,
+            r#"seawall.yaml:10:18: protection.rules[0].match.clusters[0]: there is no cluster "mian"; did you mean main?"#,
+            "seawall.yaml:11:20: protection.rules[0].match.namespaces[0]: expected a name, or a pattern such as team-*, met nothing",
+            r#"seawall.yaml:12:19: protection.rules[0].match.addresses[0]: expected an IP address or a range of them such as 10.0.0.1, 10.0.0.0/8 or fd00::/8, met "10.0.0.0/33""#,
+            r#"seawall.yaml:13:25: protection.rules[1].priority: expected high or normal or low, met "highest""#,
+            "seawall.yaml:14:23: protection.rules[2].weight: expected a number from 1 to 1000, met 0",
+            "seawall.yaml:14:26: protection.rules[2].coalesc: there is no such key; did you mean coalesce?",
+            "seawall.yaml:15:12: protection.rules[3].name: there are two rules of the name c; give each its own",
+            r#"seawall.yaml:15:33: protection.rules[3].limit.requests: expected a rate of at least 1 such as 10/s, 600/m or 5/h, met "0/s""#,
+            r#"seawall.yaml:15:44: protection.rules[3].limit.cost: expected a rate of at least 1 such as 10/s, 600/m or 5/h, met "10""#,
+            "seawall.yaml:15:61: protection.rules[3].limit.concurrency: expected at least 1, met 0",
+            "seawall.yaml:15:71: protection.rules[3].limit.burst: expected at least 1ms, met 0s",
+            r#"seawall.yaml:15:81: protection.rules[3].limit.per[0]: expected client or collection or namespace, met "cluster""#,
+        ],
+    );
+}
+
+#[test]
+fn a_rule_says_something_that_can_be() {
+    check_with_cluster(
+        "protection:
+  rules:
+  - {name: nothing, match: {classes: [write]}, limit: {burst: 5s}}
+  - {name: uncounted, quota: {objects: 5, bytes: 1GiB}}
+  - {name: both, deny: true, limit: {requests: 10/s}}
+  - {name: more, exempt: true, weight: 4, read_only: true}
+  - {name: idle, quota: {per_namespace: true, value_size: 1KiB}}
+  - {name: sound, mode: observe, exempt: true, match: {clients: [operator]}}
+",
+        &[
+            "seawall.yaml:3:5: protection.rules[0]: expected a limit, a quota, weight, priority, coalesce, page, read_only, deny or exempt, met a rule that does nothing",
+            "seawall.yaml:4:40: protection.rules[1].quota.objects: expected match.prefixes beside it, below which keys are counted, met none",
+            "seawall.yaml:4:50: protection.rules[1].quota.bytes: expected match.prefixes beside it, below which keys are counted, met none",
+            "seawall.yaml:5:24: protection.rules[2].deny: what is refused needs nothing else; take out limit.requests",
+            "seawall.yaml:6:26: protection.rules[3].exempt: nothing holds for calls that are exempt; take out weight, read_only",
+            "seawall.yaml:7:41: protection.rules[4].quota.per_namespace: expected objects or bytes beside it, met neither",
+        ],
+    );
+}
+
+#[test]
+fn rules_may_name_clusters_that_overrides_add() {
+    let settings = settings(&format!(
+        "listeners: [{{etcd_servers_overrides: /events#http://127.0.0.1:2479}}]
+protection: {{rules: [{{name: a, match: {{clusters: [events]}}, read_only: true}}]}}\n{CLUSTER}"
+    ));
+    assert_eq!(settings.protection.rules[0].when.clusters, ["events"]);
+}
+
+#[test]
+fn the_flag_is_laid_over_the_mode() {
+    #[derive(clap::Parser)]
+    struct Args {
+        #[command(flatten)]
+        flags: Flags,
+    }
+    let args = <Args as clap::Parser>::try_parse_from(["seawall", "--protection", "observe"]);
+    let flags = args.map(|args| args.flags).unwrap_or_else(|error| panic!("{error}"));
+    let loaded =
+        config::build(Some((Path::new("seawall.yaml"), CLUSTER)), &flags).expect("it is sound");
+    assert_eq!(loaded.settings.protection.mode, seawall::admission::Mode::Observe);
+    assert_eq!(loaded.origins.of("protection.mode"), &config::Origin::Flag("--protection"));
+}
+
+#[test]
 fn prefixes_are_routed_once() {
     check_with_cluster(
         "listeners:
@@ -321,6 +478,15 @@ fn the_effective_configuration_reads_back_as_the_same() {
     }
 }
 
+#[test]
+fn effective_rules_read_back_as_the_same() {
+    let first = build(&uncomment(&published("example"))).expect("the example is sound");
+    let printed = config::effective(&first.settings, &first.origins);
+    let second = build(&printed).unwrap_or_else(|error| panic!("{error}\n{printed}"));
+    assert_eq!(first.settings.protection.rules.len(), 1);
+    assert_eq!(first.settings.protection, second.settings.protection);
+}
+
 fn published(name: &str) -> String {
     let path = format!("{}/config/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).expect("the file is there")
@@ -358,6 +524,36 @@ fn the_example_shows_every_key() {
     let loaded = build(&uncomment(&published("example"))).expect("the example is sound");
     for path in key_paths() {
         assert_ne!(*loaded.origins.of(&path), config::Origin::Default, "{path} is missing");
+    }
+}
+
+/// The indented blocks of a page.
+fn examples(page: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in page.lines() {
+        match (line.strip_prefix("    "), blocks.last_mut()) {
+            (Some(code), Some(block)) => block.push_str(&format!("{code}\n")),
+            _ => blocks.push(String::new()),
+        }
+    }
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+#[test]
+fn the_rules_that_are_taught_are_sound() {
+    let path = format!("{}/docs/rules.md", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the file is there");
+    let examples = examples(&text);
+    assert_eq!(examples.len(), 6);
+    for example in examples {
+        let text = match example.starts_with("- name: ") {
+            true => format!("protection:\n  rules:\n  {}", example.replace('\n', "\n  ")),
+            false => example,
+        };
+        let file = format!("{CLUSTER}{text}");
+        let loaded = build(&file).unwrap_or_else(|error| panic!("{error}\n{file}"));
+        assert!(!loaded.settings.protection.rules.is_empty(), "{file}");
     }
 }
 

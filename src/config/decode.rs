@@ -4,7 +4,10 @@
 //! not been written, and decoding begins anew, until everything fits: that yields all mistakes.
 //! It asks that types have a default for what may be left out.
 
-use super::yaml::{Fault, Key, Node, Position, Value};
+use super::{
+    near,
+    yaml::{Fault, Key, Node, Position, Value},
+};
 use serde::{
     Deserialize,
     de::{self, DeserializeSeed, Deserializer, Unexpected, Visitor, value::StrDeserializer},
@@ -55,11 +58,12 @@ enum Instead {
 impl LeftOut {
     /// Whether what stands at `path` is not what was written.
     pub(super) fn covers(&self, path: &str) -> bool {
-        self.0.keys().any(|left_out| {
-            path.strip_prefix(&left_out[..]).is_some_and(|rest| {
-                left_out.is_empty() || rest.is_empty() || rest.starts_with(['.', '['])
-            })
-        })
+        self.0.keys().any(|left_out| below(path, left_out))
+    }
+
+    /// Whether something at `path` or below it is not what was written.
+    pub(super) fn touches(&self, path: &str) -> bool {
+        self.covers(path) || self.0.keys().any(|left_out| below(left_out, path))
     }
 
     /// Goes one step further at `path`, or above it where no step is left; false at the very top.
@@ -85,6 +89,12 @@ impl LeftOut {
     fn at(&self, path: &str) -> Option<Instead> {
         self.0.get(path).copied()
     }
+}
+
+/// Whether `path` is `root` or stands in it.
+fn below(path: &str, root: &str) -> bool {
+    path.strip_prefix(root)
+        .is_some_and(|rest| root.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// `a.b` for a key, `a[0]` for an item.
@@ -335,15 +345,8 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {
-        let near = known
-            .iter()
-            .map(|known| (strsim::damerau_levenshtein(name, known), known))
-            .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-            .min();
-        Self::custom(match near {
-            Some((_, near)) => format!("there is no such key; did you mean {near}?"),
-            None => format!("there is no such key; known here: {}", known.join(", ")),
-        })
+        let hint = near::hint(name, known.iter().copied());
+        Self::custom(format!("there is no such key; {hint}"))
     }
 }
 

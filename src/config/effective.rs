@@ -1,5 +1,7 @@
 //! The effective configuration, as a file that says the same, with the origin of each value.
 
+mod protection;
+
 use super::{
     Listener, Origin, Origins, Route, Settings,
     decode::{child, item},
@@ -29,13 +31,16 @@ struct Page<'a> {
 /// Settings are taken apart without `..`, so that none can be forgotten.
 impl Page<'_> {
     fn settings(&mut self, settings: &Settings) {
-        let Settings { listeners, clusters, admin, workers, drain, log } = settings;
+        let Settings { listeners, clusters, protection, attribution, admin, workers, drain, log } =
+            settings;
         self.items("listeners", listeners, Self::listener);
         self.section("clusters", |page| {
             for cluster in clusters {
                 page.section(&cluster.name, |page| page.cluster(cluster));
             }
         });
+        self.section("protection", |page| page.protection(protection));
+        self.section("attribution", |page| page.attribution(attribution));
         self.section("admin", |page| page.admin(admin.as_ref()));
         self.value("workers", workers, "one for each core, at most 8");
         self.section("drain", |page| {

@@ -3,6 +3,13 @@
 //! The comments are the descriptions in the JSON schema: what a key does, and what raising it
 //! costs. `Default` gives the defaults, with the reason for each number.
 
+mod protection;
+
+pub(super) use protection::{
+    Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
+    Quota, Rule, Space,
+};
+
 use super::units::{Address, Duration, OptionalAddress, Percent, Size, Url};
 use crate::routing::overrides;
 use schemars::JsonSchema;
@@ -19,6 +26,10 @@ pub(super) struct File {
     /// The etcd clusters behind Seawall, by name. A name appears in routes, logs and metrics and
     /// consists of letters, digits, `-` and `_`.
     pub(super) clusters: BTreeMap<String, Cluster>,
+    /// What stands between a load and etcd.
+    pub(super) protection: Protection,
+    /// What is remembered of who loads etcd, and what is logged of it.
+    pub(super) attribution: Attribution,
     /// The operator's port: metrics, readiness, status.
     pub(super) admin: Admin,
     /// Threads that carry calls, each with connections of its own to every etcd member; 0 takes one
@@ -227,6 +238,23 @@ pub(super) struct Lane {
     pub(super) connection_window: Option<Size>,
 }
 
+/// What is remembered of who loads etcd, and what is logged of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Attribution {
+    /// The heaviest clients, prefixes and kinds of calls that are told apart, in each list; lighter
+    /// ones may go unnamed. Raising it costs memory and lines of metrics.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) entries: u32,
+    /// Calls that took longer are logged; watches and other streams are not. Lowering it fills the
+    /// log, up to `log_per_minute`.
+    pub(super) slow: Duration,
+    /// Calls that moved more bytes are logged.
+    pub(super) heavy: Size,
+    /// Lines of that log a minute at most; 0 logs none. What was left out is counted.
+    pub(super) log_per_minute: u32,
+}
+
 /// The operator's port: metrics, readiness, status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -391,6 +419,21 @@ const fn lane(
     }
 }
 
+impl Default for Attribution {
+    fn default() -> Self {
+        Self {
+            // A large cluster has a few hundred resources and as many clients.
+            entries: 1_000,
+            // Where kube-apiserver's own objective for calls on one object ends.
+            slow: seconds(1),
+            // Ten of etcd's largest requests; the list of a resource that is worth knowing.
+            heavy: mib(16),
+            // One a second: an incident is seen, and does not fill a disk.
+            log_per_minute: 60,
+        }
+    }
+}
+
 impl Default for Admin {
     fn default() -> Self {
         Self {
@@ -439,4 +482,8 @@ const fn kib(kib: u64) -> Size {
 
 const fn mib(mib: u64) -> Size {
     kib(mib << 10)
+}
+
+const fn gib(gib: u64) -> Size {
+    mib(gib << 10)
 }

@@ -5,7 +5,7 @@
 
 use super::{
     decode::{child, item},
-    file::{Cluster, File, Listener, ListenerTls, LogFormat, Route},
+    file::{Cluster, File, Listener, ListenerTls, LogFormat, Mode, Route},
     origin::{Origin, Origins, Problem},
     units::{Address, OptionalAddress, Url},
     validate::{name_after, same_members},
@@ -96,6 +96,12 @@ pub struct Flags {
     #[arg(long, value_name = "NUMBER", help_heading = "Process")]
     workers: Option<u32>,
 
+    /// How far protections of etcd go at most: `observe` counts what they would do, and does nothing.
+    ///
+    /// Default: enforce
+    #[arg(long, value_name = "MODE", help_heading = "Process")]
+    protection: Option<Mode>,
+
     /// error, warn, info, debug, trace, or a filter such as info,seawall::upstream=debug.
     ///
     /// Default: info
@@ -183,6 +189,8 @@ impl Overlay<'_> {
     fn process(&mut self, flags: &Flags, file: &mut File) {
         self.set(&mut file.admin.address, &flags.admin, "admin.address", "--admin");
         self.set(&mut file.workers, &flags.workers, "workers", "--workers");
+        let mode = &mut file.protection.mode;
+        self.set(mode, &flags.protection, "protection.mode", "--protection");
         self.set(&mut file.log.level, &flags.log_level, "log.level", "--log-level");
         self.set(&mut file.log.format, &flags.log_format, "log.format", "--log-format");
     }

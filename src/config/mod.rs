@@ -9,13 +9,14 @@ mod decode;
 mod effective;
 mod file;
 mod flags;
+mod near;
 mod origin;
 pub mod reload;
 mod units;
 mod validate;
 mod yaml;
 
-use crate::{admin, drain, listener, telemetry, upstream};
+use crate::{admin, admission, attribution, drain, listener, telemetry, upstream};
 use serde::de::DeserializeOwned;
 use std::{
     fs,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Names differ; every cluster named by a listener is here.
     pub clusters: Vec<upstream::Config>,
+    pub protection: admission::Config,
+    pub attribution: attribution::Config,
     pub admin: Option<admin::Config>,
     /// Data threads, each with its own connections; at least 1.
     pub workers: usize,

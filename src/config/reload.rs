@@ -1,7 +1,7 @@
 //! What a running process takes over from a changed configuration.
 
 use super::{Listener, Settings};
-use crate::{admin, drain, listener, telemetry, upstream};
+use crate::{admin, admission, attribution, drain, listener, telemetry, upstream};
 
 /// How to go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +18,14 @@ impl Plan {
     /// Listeners and clusters are the same when their names are.
     pub fn new(running: &Settings, wanted: Settings) -> Self {
         let mut changes = Changes::default();
-        let Settings { listeners, clusters, admin, workers, drain, log } = wanted;
+        let Settings { listeners, clusters, protection, attribution, admin, workers, drain, log } =
+            wanted;
         let listeners = changes.listeners(&running.listeners, &listeners);
         let settings = Settings {
             clusters: changes.clusters(&running.clusters, clusters, &listeners),
             listeners,
+            protection: changes.protection(&running.protection, protection),
+            attribution: changes.attribution(&running.attribution, &attribution),
             admin: changes.admin(running.admin.as_ref(), admin.as_ref()),
             workers: changes.restart("workers", &running.workers, &workers),
             drain: changes.drain(&running.drain, &drain),
@@ -203,6 +206,52 @@ impl Changes {
         self.live.extend(changed.map(|(key, _)| format!("clusters.{name}.{key}")));
     }
 
+    fn protection(
+        &mut self,
+        running: &admission::Config,
+        wanted: admission::Config,
+    ) -> admission::Config {
+        let admission::Config {
+            mode,
+            memory_bytes,
+            coalescing,
+            paging,
+            queues,
+            space,
+            deletes,
+            rules,
+        } = running;
+        let changed = [
+            ("mode", *mode != wanted.mode),
+            ("memory", *memory_bytes != wanted.memory_bytes),
+            ("coalescing", *coalescing != wanted.coalescing),
+            ("paging", *paging != wanted.paging),
+            ("queues", *queues != wanted.queues),
+            ("space", *space != wanted.space),
+            ("deletes", *deletes != wanted.deletes),
+            ("rules", *rules != wanted.rules),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed);
+        self.live.extend(changed.map(|(key, _)| format!("protection.{key}")));
+        wanted
+    }
+
+    fn attribution(
+        &mut self,
+        running: &attribution::Config,
+        wanted: &attribution::Config,
+    ) -> attribution::Config {
+        let attribution::Config { entries, slow, heavy_bytes, log_per_minute } = running;
+        let lines = &wanted.log_per_minute;
+        attribution::Config {
+            // What was counted so far would have to be counted anew.
+            entries: self.restart("attribution.entries", entries, &wanted.entries),
+            slow: self.live("attribution.slow", slow, &wanted.slow),
+            heavy_bytes: self.live("attribution.heavy", heavy_bytes, &wanted.heavy_bytes),
+            log_per_minute: self.live("attribution.log_per_minute", log_per_minute, lines),
+        }
+    }
+
     fn admin(
         &mut self,
         running: Option<&admin::Config>,
@@ -305,6 +354,33 @@ workers: 2
         );
         assert_eq!(plan.settings.listeners[0].routes[0].prefix, "/f");
         assert_eq!(plan.settings.clusters.len(), 4);
+    }
+
+    #[test]
+    fn protections_change_live() {
+        let plan = plan(&[(
+            "workers: 2",
+            "workers: 2
+protection:
+  mode: observe
+  memory: 2GiB
+  coalescing: {enabled: false}
+  paging: {page_size: 2MiB}
+  queues: {lists: {concurrency: 8}}
+  space: {quota: 8GiB}
+  deletes: {clients: [operator]}
+  rules: [{name: events, match: {clusters: [events]}, limit: {requests: 10/s}}]
+attribution: {entries: 10, slow: 2s, heavy: 1MiB, log_per_minute: 1}",
+        )]);
+        let protections =
+            ["mode", "memory", "coalescing", "paging", "queues", "space", "deletes", "rules"];
+        let attributions = ["slow", "heavy", "log_per_minute"];
+        let live = protections.iter().map(|key| format!("protection.{key}"));
+        let live = live.chain(attributions.iter().map(|key| format!("attribution.{key}")));
+        assert_eq!(plan.live, live.collect::<Vec<_>>());
+        assert_eq!(plan.restart, ["attribution.entries"]);
+        assert_eq!(plan.settings.protection.rules[0].name, "events");
+        assert_eq!(plan.settings.attribution.entries, 1_000);
     }
 
     #[test]

@@ -2,10 +2,17 @@
 //!
 //! Each reads and prints itself, so that the file and the flags share one spelling.
 
-use crate::upstream::Endpoint;
+use crate::{admission, upstream::Endpoint};
+use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::Unexpected};
-use std::{borrow::Cow, fmt, net::SocketAddr, str::FromStr, time};
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time,
+};
 
 /// `250ms`, `10s`, `2m`, `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -18,6 +25,14 @@ pub(super) struct Size(pub(super) u64);
 /// `20%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Percent(pub(super) u32);
+
+/// `10/s`, `600/m`, `5/h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rate(pub(super) admission::Rate);
+
+/// Addresses with the same beginning, or a single one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Network(pub(super) IpNet);
 
 /// An IP address with a port, to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +141,65 @@ impl fmt::Display for Percent {
     }
 }
 
+impl Text for Rate {
+    const NAME: &'static str = "Rate";
+    const EXPECTED: Expected = Expected("a rate of at least 1 such as 10/s, 600/m or 5/h");
+    const PATTERN: &'static str = "^[1-9][0-9]*/(s|m|h)$";
+}
+
+impl FromStr for Rate {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let (number, unit) = leading_number(text).ok_or(Self::EXPECTED)?;
+        let known = RATE_UNITS.into_iter().find(|(name, _)| *name == unit);
+        match (u32::try_from(number), known) {
+            (Ok(count @ 1..), Some((_, seconds))) => {
+                let period = time::Duration::from_secs(seconds);
+                Ok(Self(admission::Rate { count, period }))
+            }
+            _ => Err(Self::EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let admission::Rate { count, period } = self.0;
+        let known = RATE_UNITS.into_iter().find(|(_, seconds)| *seconds == period.as_secs());
+        // No other is ever read.
+        let (unit, _) = known.unwrap_or(RATE_UNITS[0]);
+        write!(f, "{count}{unit}")
+    }
+}
+
+impl Text for Network {
+    const NAME: &'static str = "Network";
+    const EXPECTED: Expected =
+        Expected("an IP address or a range of them such as 10.0.0.1, 10.0.0.0/8 or fd00::/8");
+    const PATTERN: &'static str = "^[0-9a-fA-F.:]+(/[0-9]+)?$";
+}
+
+impl FromStr for Network {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let single = || text.parse().map(|address: IpAddr| IpNet::from(address));
+        let network = text.parse().or_else(|_| single()).map_err(|_| Self::EXPECTED)?;
+        // What follows the length means nothing.
+        Ok(Self(network.trunc()))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.prefix_len() == self.0.max_prefix_len() {
+            true => self.0.addr().fmt(f),
+            false => self.0.fmt(f),
+        }
+    }
+}
+
 impl Text for Address {
     const NAME: &'static str = "Address";
     const EXPECTED: Expected =
@@ -213,6 +287,8 @@ const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s",
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
+const RATE_UNITS: [(&str, u64); 3] = [("/s", 1), ("/m", 60), ("/h", 3_600)];
+
 /// In the largest unit that leaves a whole number.
 fn print(
     f: &mut fmt::Formatter<'_>,
@@ -279,7 +355,7 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(Duration, Size, Percent, Address, OptionalAddress, Url);
+as_text!(Duration, Size, Percent, Rate, Network, Address, OptionalAddress, Url);
 
 #[cfg(test)]
 mod tests {
@@ -309,6 +385,28 @@ mod tests {
         assert_eq!(size("512B"), Some(512));
         for wrong in ["", "4", "4MB", "4M", "4 MiB", "MiB", "99999999999GiB"] {
             assert_eq!(size(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn rates_have_a_count_and_a_time() {
+        for text in ["1/s", "600/m", "4294967295/h"] {
+            assert_eq!(text.parse::<Rate>().map(|rate| rate.to_string()), Ok(text.into()));
+        }
+        for wrong in ["", "10", "0/s", "10/", "10/d", "10/ms", "1.5/s", "10 /s", "4294967296/s"] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_single_addresses() {
+        let network = |text: &str| text.parse::<Network>().ok().map(|network| network.to_string());
+        assert_eq!(network("10.0.0.0/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(network("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(network("10.0.0.1").as_deref(), Some("10.0.0.1"));
+        assert_eq!(network("fd00::1/128").as_deref(), Some("fd00::1"));
+        for wrong in ["", "10.0.0", "10.0.0.0/33", "host", "10.0.0.1:80"] {
+            assert_eq!(network(wrong), None, "{wrong:?}");
         }
     }
 

@@ -4,6 +4,8 @@
 
 mod clusters;
 mod listeners;
+mod protection;
+mod rules;
 
 use super::{
     Settings,
@@ -24,11 +26,13 @@ pub(super) fn validate(
     left_out: &LeftOut,
 ) -> Result<Settings, Error> {
     let mut checks = Checks { origins, left_out, problems: Vec::new() };
-    let File { listeners, clusters, admin, workers, drain, log } = file;
+    let File { listeners, clusters, protection, attribution, admin, workers, drain, log } = file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
     let admin = checks.admin(&admin, &listeners);
     let settings = Settings {
+        protection: checks.protection(protection, &clusters),
+        attribution: checks.attribution(&attribution),
         listeners,
         clusters,
         admin,
