@@ -16,6 +16,16 @@ pub enum Mode {
     Enforce,
 }
 
+impl Mode {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
 /// Everything that stands between a load and etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

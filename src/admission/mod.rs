@@ -4,12 +4,18 @@ mod bucket;
 pub mod classify;
 mod config;
 mod cost;
+mod gate;
 mod limiter;
 mod memory;
+mod metrics;
+mod protection;
 mod queue;
 mod refusal;
+mod rules;
 mod shape;
 mod subject;
+mod usage;
+mod writes;
 
 pub use bucket::Bucket;
 pub use classify::{Class, Kind};
@@ -18,9 +24,13 @@ pub use config::{
     Priority, QueueConfig, QueuesConfig, Quota, Rate, Rule, SpaceConfig,
 };
 pub use cost::{Cost, Costs, assumed};
+pub use gate::{Denied, Gate};
 pub use limiter::{Limiter, Sample};
 pub use memory::{Held, Memory};
+pub use protection::{Permit, Protection, Standing, UnknownProtection};
 pub use queue::{Flow, Queue, Slot, Ticket, Turned};
 pub use refusal::{Kind as RefusalKind, Refusal};
+pub use rules::Plan;
 pub use shape::Shape;
 pub use subject::{Client, Place, Subject};
+pub use usage::Census;

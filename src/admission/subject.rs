@@ -37,6 +37,20 @@ pub struct Place {
     pub namespace: Option<Bytes>,
 }
 
+impl Subject {
+    pub fn is_write(&self) -> bool {
+        matches!(
+            self.shape,
+            Shape::Put
+                | Shape::Create
+                | Shape::Update
+                | Shape::Delete
+                | Shape::DeleteRange
+                | Shape::Txn
+        )
+    }
+}
+
 impl Place {
     pub fn of(keys: &KeyRange) -> Self {
         let start = &keys.start;

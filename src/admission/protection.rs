@@ -1,0 +1,552 @@
+//! All protections together: what is asked before a call goes to etcd.
+
+use super::{
+    Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
+    Subject,
+    gate::{denied, wait},
+    metrics::Metrics,
+    rules::{Limits, RunningRule, may_create},
+    writes::WriteGuards,
+};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// All protections of the process.
+#[derive(Debug)]
+pub struct Protection {
+    current: ArcSwap<Current>,
+    pub memory: Arc<Memory>,
+    pub costs: Costs,
+    metrics: Metrics,
+    /// By name, so that a cluster keeps its gate when its members change.
+    gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
+    /// What was switched by hand, by the names of protections.
+    switches: Mutex<BTreeMap<String, Mode>>,
+}
+
+/// What holds at the moment: the configuration as far as the switches let it.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) config: Config,
+    pub(super) modes: Modes,
+    pub(super) rules: Vec<Arc<RunningRule>>,
+    pub(super) writes: WriteGuards,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Modes {
+    coalescing: bool,
+    paging: bool,
+    queues: Mode,
+    pub(super) space: Mode,
+    pub(super) deletes: Mode,
+    pub(super) read_only: Mode,
+}
+
+/// Leave to go to etcd: its place there is given back when this is dropped.
+#[derive(Debug, Default)]
+pub struct Permit {
+    _slots: Vec<Slot>,
+    charged: Vec<Arc<Limits>>,
+    /// What was charged.
+    estimate: Cost,
+    /// Time spent waiting for it.
+    pub waited: Duration,
+}
+
+/// One protection as an operator sees it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Standing {
+    pub protection: String,
+    pub mode: &'static str,
+    /// Whether the mode was set by hand.
+    pub switched: bool,
+    pub delayed: u64,
+    pub refused: u64,
+    pub would_delay: u64,
+    pub would_refuse: u64,
+}
+
+/// There is no protection of this name.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("there is no protection {name:?}; there are {known}")]
+pub struct UnknownProtection {
+    name: String,
+    known: String,
+}
+
+/// Protections that are always there, in the order in which a call meets them.
+const BUILT_IN: [&str; 7] =
+    ["all", "read_only", "space", "deletes", "coalescing", "paging", "queues"];
+
+impl Protection {
+    pub fn new(config: Config, registry: &mut Registry) -> Arc<Self> {
+        let metrics = Metrics::register(registry);
+        for protection in ["space", "deletes", "read_only", "memory", "coalescing"] {
+            metrics.protection(protection);
+        }
+        let memory = Memory::new(config.memory_bytes);
+        let switches = BTreeMap::new();
+        let current = ArcSwap::from_pointee(Current::new(config, &[], &switches, &metrics));
+        Arc::new(Self {
+            current,
+            memory,
+            costs: Costs::default(),
+            metrics,
+            gates: Mutex::default(),
+            switches: Mutex::new(switches),
+        })
+    }
+
+    /// Takes another configuration over. Rules that have not changed keep what they know; what was
+    /// switched by hand stays so.
+    pub fn apply(&self, config: Config) {
+        let switches = self.switches.lock();
+        self.memory.set_limit(config.memory_bytes);
+        for gate in self.gates.lock().values() {
+            gate.reconfigure(&config);
+        }
+        let before = self.current.load();
+        let current = Current::new(config, &before.rules, &switches, &self.metrics);
+        self.current.store(Arc::new(current));
+    }
+
+    /// Sets a protection to `mode` whatever its configuration says, or back to that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no protection of this name.
+    pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
+        let known = || self.standings().into_iter().map(|standing| standing.protection);
+        if !known().any(|protection| protection == name) {
+            let known = known().collect::<Vec<_>>().join(", ");
+            return Err(UnknownProtection { name: name.to_owned(), known });
+        }
+        {
+            let mut switches = self.switches.lock();
+            match mode {
+                Some(mode) => switches.insert(name.to_owned(), mode),
+                None => switches.remove(name),
+            };
+        }
+        let config = self.current.load().config.clone();
+        self.apply(config);
+        tracing::warn!(
+            target: "seawall::audit",
+            protection = name,
+            mode = mode.map_or("as configured", Mode::as_str),
+            "protection switched"
+        );
+        Ok(())
+    }
+
+    /// The queues of a cluster; always the same for a name.
+    pub fn gate(&self, cluster: &Arc<str>) -> Arc<Gate> {
+        let mut gates = self.gates.lock();
+        let gate = gates.entry(Arc::clone(cluster)).or_insert_with(|| {
+            Arc::new(Gate::new(cluster, &self.current.load().config, &self.metrics))
+        });
+        Arc::clone(gate)
+    }
+
+    pub(super) fn current(&self) -> arc_swap::Guard<Arc<Current>> {
+        self.current.load()
+    }
+
+    /// The configuration that holds.
+    pub fn config(&self) -> Config {
+        self.current.load().config.clone()
+    }
+
+    pub fn coalesces(&self, plan: &Plan) -> bool {
+        self.current.load().modes.coalescing && plan.coalesce.unwrap_or(true)
+    }
+
+    pub fn pages(&self, plan: &Plan) -> bool {
+        self.current.load().modes.paging && plan.page.unwrap_or(true)
+    }
+
+    pub fn page_bytes(&self) -> u64 {
+        self.current.load().config.paging.page_bytes
+    }
+
+    /// What the rules say of a call, after it has waited for the rates that they set.
+    ///
+    /// # Errors
+    ///
+    /// When one refuses it.
+    pub async fn plan(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        deadline: Option<Instant>,
+    ) -> Result<Plan, Denied> {
+        // What the control plane hangs on meets no protection at all.
+        if subject.class == Class::Critical {
+            return Ok(Plan { exempt: true, ..Plan::default() });
+        }
+        let plan = {
+            let current = self.current();
+            if current.rules.is_empty() {
+                return Ok(Plan::default());
+            }
+            Plan::new(&current.rules, subject, &gate.cluster)
+        };
+        if plan.exempt {
+            return Ok(plan);
+        }
+        let mut delay = Duration::ZERO;
+        for running in &plan.rules {
+            delay = delay.max(running.admit(subject, deadline)?);
+        }
+        wait(delay).await;
+        Ok(plan)
+    }
+
+    /// Waits for the call's turn at etcd.
+    ///
+    /// # Errors
+    ///
+    /// When there is no turn, or none in time.
+    pub async fn enter(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        plan: &Plan,
+        deadline: Option<Instant>,
+    ) -> Result<Permit, Denied> {
+        if plan.exempt {
+            return Ok(Permit::default());
+        }
+        let began = Instant::now();
+        let estimate = self.costs.estimate(&gate.cluster, subject);
+        let mut permit = Permit { estimate, ..Permit::default() };
+        for running in &plan.rules {
+            running.charge(subject, &mut permit, deadline).await?;
+        }
+        let mode = self.current().modes.queues;
+        let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
+        permit._slots.extend(slot);
+        permit.waited = began.elapsed();
+        Ok(permit)
+    }
+
+    /// Waits for room to hold an answer of `bytes`. `None` if it is larger than all the room there
+    /// is.
+    ///
+    /// # Errors
+    ///
+    /// When there is none for as long as a list may wait.
+    pub async fn hold(
+        &self,
+        bytes: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Held>, Denied> {
+        if bytes > self.memory.limit() {
+            return Ok(None);
+        }
+        if let Some(held) = self.memory.try_hold(bytes) {
+            return Ok(Some(held));
+        }
+        let counters = self.metrics.protection("memory");
+        let counted = counters.of(Mode::Enforce);
+        counted.delayed.inc();
+        let wait_max = self.current().config.queues.lists.wait_max;
+        let limit = Instant::now() + wait_max;
+        let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+        match tokio::time::timeout_at(until, self.memory.hold(bytes)).await {
+            Ok(held) => Ok(Some(held)),
+            Err(_) if deadline.is_some_and(|deadline| deadline <= until) => Err(Denied::Expired),
+            Err(_) => {
+                counted.refused.inc();
+                Err(Denied::Refused(Refusal {
+                    kind: RefusalKind::Load,
+                    rule: "memory".into(),
+                    reason: format!(
+                        "there was no room for {bytes} bytes within {}s, {} of {} being used",
+                        wait_max.as_secs(),
+                        self.memory.used(),
+                        self.memory.limit()
+                    ),
+                    remedy: "raise protection.memory",
+                    pushback: Some(Duration::from_secs(1)),
+                }))
+            }
+        }
+    }
+
+    /// Counts a call that was refused because too many wait for the same answer, and says so.
+    pub fn too_many_waiters(&self, waiting: usize) -> Denied {
+        self.metrics.protection("coalescing").of(Mode::Enforce).refused.inc();
+        Denied::Refused(Refusal {
+            kind: RefusalKind::Load,
+            rule: "coalescing".into(),
+            reason: format!("{waiting} calls wait for this answer already"),
+            remedy: "raise protection.coalescing.waiters_max",
+            pushback: Some(Duration::from_secs(1)),
+        })
+    }
+
+    /// Every protection, what it does, and what it has done.
+    pub fn standings(&self) -> Vec<Standing> {
+        let current = self.current();
+        let switches = self.switches.lock();
+        let standing = |protection: &str, mode: Mode, figures: [u64; 4]| {
+            let [delayed, refused, would_delay, would_refuse] = figures;
+            Standing {
+                protection: protection.to_owned(),
+                mode: mode.as_str(),
+                switched: switches.contains_key(protection),
+                delayed,
+                refused,
+                would_delay,
+                would_refuse,
+            }
+        };
+        let mut standings: Vec<_> = BUILT_IN
+            .iter()
+            .map(|name| {
+                let mode = current.mode(name, &switches);
+                standing(name, mode, self.figures(name))
+            })
+            .collect();
+        standings.extend(current.rules.iter().map(|running| {
+            standing(&format!("rules.{}", running.name), running.mode(), running.counters.figures())
+        }));
+        standings
+    }
+
+    /// What a built-in protection has done; the queues of all clusters together.
+    fn figures(&self, name: &str) -> [u64; 4] {
+        match name {
+            "all" => [0; 4],
+            "queues" => {
+                // The counters of a queue are shared by all clusters.
+                let queues = ["queues.reads", "queues.writes", "queues.lists", "memory"];
+                let figures = queues.map(|queue| self.metrics.protection(queue).figures());
+                std::array::from_fn(|index| figures.iter().map(|each| each[index]).sum())
+            }
+            _ => self.metrics.protection(name).figures(),
+        }
+    }
+
+    /// All gates, by the names of their clusters.
+    pub fn gates(&self) -> Vec<Arc<Gate>> {
+        let mut gates: Vec<_> = self.gates.lock().values().cloned().collect();
+        gates.sort_by(|one, other| one.cluster.cmp(&other.cluster));
+        gates
+    }
+}
+
+impl Current {
+    fn new(
+        config: Config,
+        before: &[Arc<RunningRule>],
+        switches: &BTreeMap<String, Mode>,
+        metrics: &Metrics,
+    ) -> Self {
+        let rules: Vec<_> = config
+            .rules
+            .iter()
+            .map(|rule| {
+                let same = before.iter().find(|running| running.rule == *rule).cloned();
+                same.unwrap_or_else(|| {
+                    let counters = metrics.protection(&format!("rules.{}", rule.name));
+                    Arc::new(RunningRule::new(rule.clone(), counters))
+                })
+            })
+            .collect();
+        let off = Modes {
+            coalescing: false,
+            paging: false,
+            queues: Mode::Off,
+            space: Mode::Off,
+            deletes: Mode::Off,
+            read_only: Mode::Off,
+        };
+        let mut this = Self { config, modes: off, rules, writes: WriteGuards::new(metrics) };
+        for running in &this.rules {
+            let name = format!("rules.{}", running.name);
+            let mode = switches.get(&name).copied().unwrap_or(running.rule.mode);
+            running.set_mode(mode.min(this.mode("all", switches)));
+        }
+        this.modes = Modes {
+            coalescing: this.mode("coalescing", switches) == Mode::Enforce,
+            paging: this.mode("paging", switches) == Mode::Enforce,
+            queues: this.mode("queues", switches),
+            space: this.mode("space", switches),
+            deletes: this.mode("deletes", switches),
+            read_only: this.mode("read_only", switches),
+        };
+        this
+    }
+
+    /// How far a built-in protection goes: what it was switched to, else what is configured, and no
+    /// further than all may.
+    fn mode(&self, name: &str, switches: &BTreeMap<String, Mode>) -> Mode {
+        let whether = |enabled| if enabled { Mode::Enforce } else { Mode::Off };
+        let config = &self.config;
+        let configured = match name {
+            "all" => return switches.get(name).copied().unwrap_or(config.mode),
+            "coalescing" => whether(config.coalescing.enabled),
+            "paging" => whether(config.paging.enabled),
+            "queues" => config.queues.mode,
+            "space" => config.space.mode,
+            "deletes" => config.deletes.mode,
+            // Only ever switched on by hand.
+            _ => Mode::Off,
+        };
+        let mode = switches.get(name).copied().unwrap_or(configured);
+        mode.min(self.mode("all", switches))
+    }
+}
+
+impl RunningRule {
+    /// Takes the call's share of the rates and tells how long it waits for it.
+    fn admit(&self, subject: &Subject, deadline: Option<Instant>) -> Result<Duration, Denied> {
+        let (mode, rule) = (self.mode(), &self.rule);
+        if rule.deny {
+            self.refuse(mode, RefusalKind::Forbidden, "calls like this are denied".into(), DENY)?;
+        }
+        if rule.read_only && subject.is_write() {
+            self.refuse(mode, RefusalKind::Forbidden, "it lets nothing be written".into(), READ)?;
+        }
+        if let Some(max) = rule.quota.value_size.filter(|max| subject.value_size > *max) {
+            let reason = format!("a value of {} bytes; {max} are let", subject.value_size);
+            self.refuse(mode, RefusalKind::Size, reason, "raise its quota.value_size")?;
+        }
+        let Some(limits) = self.limits(subject) else { return Ok(Duration::ZERO) };
+        let creates = limits.creates.as_ref().filter(|_| may_create(subject.shape));
+        let mut delay = Duration::ZERO;
+        for (bucket, what) in [(limits.requests.as_ref(), REQUESTS), (creates, CREATES)] {
+            let Some(bucket) = bucket else { continue };
+            delay = delay.max(self.take(bucket, 1.0, what, deadline)?);
+        }
+        Ok(delay)
+    }
+
+    /// Charges the estimated cost and takes a place under the rule's concurrency.
+    async fn charge(
+        &self,
+        subject: &Subject,
+        permit: &mut Permit,
+        deadline: Option<Instant>,
+    ) -> Result<(), Denied> {
+        let Some(limits) = self.limits(subject) else { return Ok(()) };
+        let units = permit.estimate.units();
+        if let Some(bucket) = &limits.cost {
+            wait(self.take(bucket, units, COST, deadline)?).await;
+            permit.charged.push(Arc::clone(&limits));
+        }
+        let Some(queue) = &limits.concurrency else { return Ok(()) };
+        let mode = self.mode();
+        let ticket = super::Ticket {
+            flow: Plan::flow(subject),
+            priority: super::Priority::Normal,
+            weight: 1,
+            cost: units,
+            deadline,
+        };
+        let counted = self.counters.of(mode);
+        if mode == Mode::Observe {
+            let (slot, verdict) = queue.observe(&ticket);
+            if verdict.is_some() {
+                counted.delayed.inc();
+            }
+            permit._slots.push(slot);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let slot = queue.enter(ticket).await.map_err(|turned| {
+            counted.refused.inc();
+            denied(&self.name, turned)
+        })?;
+        if began.elapsed() > Duration::ZERO {
+            counted.delayed.inc();
+        }
+        permit._slots.push(slot);
+        Ok(())
+    }
+
+    /// The wait for `units` of a rate; none while only observing.
+    fn take(
+        &self,
+        bucket: &super::Bucket,
+        units: f64,
+        (what, remedy): (&str, &'static str),
+        deadline: Option<Instant>,
+    ) -> Result<Duration, Denied> {
+        let (mode, limit) = (self.mode(), &self.rule.limit);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let wait_max = left.map_or(limit.wait_max, |left| left.min(limit.wait_max));
+        match bucket.take(units, wait_max) {
+            Ok(wait) if wait.is_zero() => Ok(wait),
+            Ok(wait) => {
+                self.counters.of(mode).delayed.inc();
+                Ok(if mode == Mode::Enforce { wait } else { Duration::ZERO })
+            }
+            Err(wait) => {
+                let reason = format!(
+                    "too many {what}: its turn would come in {}ms, and it may wait {}ms",
+                    wait.as_millis(),
+                    wait_max.as_millis()
+                );
+                self.refuse_until(mode, RefusalKind::Load, reason, remedy, Some(wait))?;
+                Ok(Duration::ZERO)
+            }
+        }
+    }
+
+    pub(super) fn refuse(
+        &self,
+        mode: Mode,
+        kind: RefusalKind,
+        reason: String,
+        remedy: &'static str,
+    ) -> Result<(), Denied> {
+        self.refuse_until(mode, kind, reason, remedy, None)
+    }
+
+    /// Counts the refusal, and refuses unless only observing.
+    fn refuse_until(
+        &self,
+        mode: Mode,
+        kind: RefusalKind,
+        reason: String,
+        remedy: &'static str,
+        pushback: Option<Duration>,
+    ) -> Result<(), Denied> {
+        self.counters.of(mode).refused.inc();
+        let rule = Arc::clone(&self.name);
+        let refusal = Refusal { kind, rule, reason, remedy, pushback };
+        if mode == Mode::Enforce { Err(Denied::Refused(refusal)) } else { Ok(()) }
+    }
+}
+
+const DENY: &str = "take its deny out or set it to observe";
+const READ: &str = "take its read_only out or set it to observe";
+const REQUESTS: (&str, &str) = ("requests", "raise its limit.requests");
+const CREATES: (&str, &str) = ("creates", "raise its limit.creates");
+const COST: (&str, &str) = ("units of cost", "raise its limit.cost");
+
+impl Permit {
+    /// The call has cost so much: the rates it was charged to are put right.
+    pub fn settle(&self, cost: Cost) {
+        let difference = cost.units() - self.estimate.units();
+        for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
+            bucket.settle(difference);
+        }
+    }
+
+    /// What was charged.
+    pub fn estimate(&self) -> Cost {
+        self.estimate
+    }
+}

@@ -1,0 +1,211 @@
+//! Protections of what is stored: its amount, and deletes of much of it.
+
+use super::{
+    Census, Client, Denied, Gate, Mode, Plan, Priority, Protection, Refusal, RefusalKind, Shape,
+    Subject,
+    metrics::{Counters, Metrics},
+    rules::{RunningRule, may_create},
+    usage::Stored,
+};
+use crate::etcd::key_range::KeyRange;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+/// The counters of the guards that are always there.
+#[derive(Debug)]
+pub(super) struct WriteGuards {
+    space: Counters,
+    deletes: Counters,
+    read_only: Counters,
+}
+
+impl WriteGuards {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            space: metrics.protection("space"),
+            deletes: metrics.protection("deletes"),
+            read_only: metrics.protection("read_only"),
+        }
+    }
+}
+
+impl Protection {
+    /// Whether a write may be stored. `deletes` are the ranges it deletes, `overridden` says that
+    /// the client insists on them.
+    ///
+    /// # Errors
+    ///
+    /// When it may not.
+    pub async fn guard(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        plan: &Plan,
+        deletes: &[KeyRange],
+        overridden: bool,
+        census: &dyn Census,
+    ) -> Result<(), Denied> {
+        if plan.exempt {
+            return Ok(());
+        }
+        self.check_read_only()?;
+        self.check_space(gate, subject, plan)?;
+        self.check_deletes(subject, plan, deletes, overridden, census).await?;
+        if may_create(subject.shape) {
+            for running in &plan.rules {
+                running.check_quota(subject, census).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_read_only(&self) -> Result<(), Denied> {
+        let current = self.current();
+        let reason = || "nothing may be written".into();
+        let remedy = "switch read_only off";
+        let guards = &current.writes;
+        refuse(current.modes.read_only, &guards.read_only, "read_only", || {
+            (RefusalKind::Forbidden, reason(), remedy)
+        })
+    }
+
+    /// The slope before etcd refuses every put.
+    fn check_space(&self, gate: &Gate, subject: &Subject, plan: &Plan) -> Result<(), Denied> {
+        let current = self.current();
+        let (space, percent) = (&current.config.space, gate.space_percent.load(Relaxed));
+        if !may_create(subject.shape) || percent < space.refuse_low_percent {
+            return Ok(());
+        }
+        let low =
+            subject.place.collection.ends_with(b"/events") || plan.priority == Some(Priority::Low);
+        // A put by itself may well be an update, and those flow.
+        let create = subject.shape == Shape::Create;
+        if !(low || create && percent >= space.refuse_percent) {
+            return Ok(());
+        }
+        refuse(current.modes.space, &current.writes.space, "space", || {
+            let reason = format!("the database of {} is {percent}% full", gate.cluster);
+            let remedy = "delete, compact and defragment, or raise etcd's quota";
+            (RefusalKind::Space, reason, remedy)
+        })
+    }
+
+    async fn check_deletes(
+        &self,
+        subject: &Subject,
+        plan: &Plan,
+        deletes: &[KeyRange],
+        overridden: bool,
+        census: &dyn Census,
+    ) -> Result<(), Denied> {
+        if deletes.is_empty() {
+            return Ok(());
+        }
+        let (mode, by_rule, keys_max, allowed) = {
+            let current = self.current();
+            let config = &current.config.deletes;
+            let by_rule = plan.rules.iter().find_map(|running| {
+                let keys_max = running.rule.quota.delete_keys?;
+                Some((keys_max, running.mode()))
+            });
+            let (keys_max, mode) = by_rule.unwrap_or((config.keys_max, current.modes.deletes));
+            let allowed = config.clients.iter().any(|name| name.matches(&subject.client.name));
+            (mode, by_rule.is_some(), keys_max, allowed)
+        };
+        if mode == Mode::Off {
+            return Ok(());
+        }
+        let mut keys = 0;
+        for range in deletes {
+            // What etcd does not count now it will not delete either, and says so itself.
+            keys += census.count(range).await.unwrap_or(0);
+        }
+        if keys <= keys_max {
+            return Ok(());
+        }
+        if allowed && !by_rule || overridden {
+            audit(&subject.client, deletes, keys, "deleted on the client's responsibility");
+            return Ok(());
+        }
+        audit(&subject.client, deletes, keys, "a delete of many keys was met");
+        refuse(mode, &self.current().writes.deletes, "deletes", || {
+            let reason = format!("this deletes {keys} keys, and {keys_max} are let at once");
+            (RefusalKind::Forbidden, reason, OVERRIDE)
+        })
+    }
+}
+
+const OVERRIDE: &str = "delete less at once, send the metadata seawall-override: deletes, name the \
+                        client in protection.deletes.clients, or switch deletes off";
+
+/// Counts a refusal, and refuses unless only observing.
+fn refuse(
+    mode: Mode,
+    counters: &Counters,
+    name: &str,
+    why: impl FnOnce() -> (RefusalKind, String, &'static str),
+) -> Result<(), Denied> {
+    if mode == Mode::Off {
+        return Ok(());
+    }
+    counters.of(mode).refused.inc();
+    if mode == Mode::Observe {
+        return Ok(());
+    }
+    let (kind, reason, remedy) = why();
+    let rule = Arc::from(name);
+    Err(Denied::Refused(Refusal { kind, rule, reason, remedy, pushback: None }))
+}
+
+fn audit(client: &Client, deletes: &[KeyRange], keys: u64, what: &str) {
+    let ranges: Vec<_> = deletes.iter().map(KeyRange::to_string).collect();
+    let (client, address) = (&*client.name, client.address);
+    tracing::warn!(target: "seawall::audit", client, %address, ?ranges, keys, "{what}");
+}
+
+impl RunningRule {
+    /// Whether there is room for one more key below the prefixes of the rule.
+    async fn check_quota(&self, subject: &Subject, census: &dyn Census) -> Result<(), Denied> {
+        let quota = &self.rule.quota;
+        if quota.objects.is_none() && quota.bytes.is_none() {
+            return Ok(());
+        }
+        let Some((prefix, range)) = self.territory(subject) else { return Ok(()) };
+        let usage = self.usages.get_with(prefix, Arc::default);
+        let size = subject.value_size;
+        let exceeds = |stored: Stored| {
+            quota.objects.is_some_and(|max| stored.keys + 1 > max)
+                || quota.bytes.is_some_and(|max| stored.bytes + size > max)
+        };
+        // etcd that cannot count will not create either.
+        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(()) };
+        if exceeds(stored) {
+            let Stored { keys, bytes } = stored;
+            let of = |max: Option<u64>| max.map_or("any number".into(), |max| max.to_string());
+            let reason = format!(
+                "{range} holds {keys} keys of {} and about {bytes} bytes of {}",
+                of(quota.objects),
+                of(quota.bytes)
+            );
+            let remedy = "delete some or raise its quota";
+            self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
+        }
+        usage.created(size);
+        Ok(())
+    }
+
+    /// What is counted together with the key that `subject` creates.
+    fn territory(&self, subject: &Subject) -> Option<(bytes::Bytes, KeyRange)> {
+        let place = &subject.place;
+        let prefix = match (&place.namespace, self.rule.quota.per_namespace) {
+            (Some(namespace), true) => [&place.collection[..], b"/", namespace, b"/"].concat(),
+            _ => {
+                let key = &subject.keys.as_ref()?.start;
+                let prefixes = &self.rule.when.prefixes;
+                let found = prefixes.iter().find(|prefix| key.starts_with(prefix.as_bytes()));
+                [found?.as_bytes(), b"/"].concat()
+            }
+        };
+        let prefix = bytes::Bytes::from(prefix);
+        Some((prefix.clone(), KeyRange::prefix(prefix)))
+    }
+}
