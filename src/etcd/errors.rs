@@ -10,3 +10,6 @@ pub const LEASE_NOT_FOUND: Known = (Code::NotFound, "etcdserver: requested lease
 pub const PERMISSION_NOT_GIVEN: Known = (Code::InvalidArgument, "etcdserver: permission not given");
 pub const SERVER_STOPPED: Known = (Code::Unavailable, "etcdserver: server stopped");
 pub const DEADLINE_EXCEEDED: Known = (Code::DeadlineExceeded, "context deadline exceeded");
+pub const TOO_MANY_REQUESTS: Known = (Code::ResourceExhausted, "etcdserver: too many requests");
+pub const COMPACTED: Known =
+    (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");

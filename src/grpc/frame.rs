@@ -13,7 +13,7 @@ pub struct Message {
 
 impl Message {
     /// Takes the bytes of one prefix and its whole message.
-    pub(super) fn from_framed(framed: Bytes) -> Self {
+    pub fn from_framed(framed: Bytes) -> Self {
         debug_assert!(framed.len() >= PREFIX_LEN);
         Self { framed }
     }
@@ -36,11 +36,16 @@ impl Message {
 /// Puts the prefix before `payload`.
 pub fn frame(payload: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(PREFIX_LEN + payload.len());
-    framed.put_u8(0);
-    // A message this process made or read whole is far below 4 GiB.
-    framed.put_u32(payload.len() as u32);
+    put_prefix(payload.len(), &mut framed);
     framed.put_slice(payload);
     framed.freeze()
+}
+
+/// The prefix of a message of `length` bytes, not compressed.
+pub fn put_prefix(length: usize, out: &mut impl BufMut) {
+    out.put_u8(0);
+    // A message this process made or read whole is far below 4 GiB.
+    out.put_u32(length as u32);
 }
 
 /// Encodes `message` with its prefix.

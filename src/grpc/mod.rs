@@ -13,7 +13,7 @@ mod status;
 mod timeout;
 
 pub use cork::{Cork, Corked};
-pub use frame::{Message, PREFIX_LEN, encode, frame};
+pub use frame::{Message, PREFIX_LEN, encode, frame, put_prefix};
 pub use incoming::{Incoming, ReadError};
 pub use keepalive::{Dead, Keepalive};
 pub use outgoing::{Outgoing, SendError};

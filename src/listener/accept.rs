@@ -179,13 +179,13 @@ async fn handshake(
     let local = stream.local_addr().map_err(text)?;
     match shared.tls.load_full() {
         None => {
-            let peer = Arc::new(Peer { address, local, name: None, tls: false });
+            let peer = Arc::new(Peer::new(address, local, None, false));
             detect(shared, stream, peer, worker).await
         }
         Some(acceptor) => {
             let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
             let name = tls::client_name(&stream);
-            let peer = Arc::new(Peer { address, local, name, tls: true });
+            let peer = Arc::new(Peer::new(address, local, name.as_deref(), true));
             detect(shared, stream, peer, worker).await
         }
     }

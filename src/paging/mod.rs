@@ -9,6 +9,6 @@ mod assembly;
 mod page;
 mod splits;
 
-pub use assembly::Assembly;
+pub use assembly::{Assembly, stream_chunk, stream_end};
 pub use page::{Keys, Page};
 pub use splits::{Cut, Splits};

@@ -2,16 +2,16 @@ use http::{HeaderMap, HeaderName, request, uri::PathAndQuery};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::time::Instant;
 
-use crate::{etcd::method::Method, grpc};
+use crate::{admission::Client, etcd::method::Method, grpc};
 
-/// Who calls.
+/// Who calls, on one connection.
 #[derive(Debug)]
 pub struct Peer {
     pub address: SocketAddr,
     /// The address of ours that it connected to.
     pub local: SocketAddr,
-    /// Common name of the certificate it showed.
-    pub name: Option<String>,
+    /// What it goes by in rules and statistics.
+    pub client: Arc<Client>,
     pub tls: bool,
 }
 
@@ -25,6 +25,8 @@ pub struct Call {
     pub headers: Arc<HeaderMap>,
     /// The cluster that the client named in `seawall-cluster`.
     pub cluster: Option<String>,
+    /// The protection that the client overrides, named in `seawall-override`.
+    pub overrides: Option<String>,
     pub deadline: Option<Instant>,
     pub peer: Arc<Peer>,
     /// The data thread the call runs on.
@@ -34,12 +36,27 @@ pub struct Call {
 /// Names a cluster for a call that carries no key.
 const CLUSTER: HeaderName = HeaderName::from_static("seawall-cluster");
 
+/// Names a guard that is not to stand in this call's way.
+const OVERRIDE: HeaderName = HeaderName::from_static("seawall-override");
+
+impl Peer {
+    /// `name` is the common name of the certificate that it showed.
+    pub fn new(address: SocketAddr, local: SocketAddr, name: Option<&str>, tls: bool) -> Self {
+        let ip = address.ip().to_canonical();
+        let name = name.map_or_else(|| ip.to_string().into(), Arc::from);
+        Self { address, local, client: Arc::new(Client { name, address: ip }), tls }
+    }
+}
+
 impl Call {
     pub fn new(head: request::Parts, peer: Arc<Peer>, worker: usize) -> Self {
         let mut headers = head.headers;
         let deadline = grpc::deadline(&headers, Instant::now());
-        let cluster = headers.remove(CLUSTER);
-        let cluster = cluster.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+        let mut ours = |name| {
+            let value = headers.remove(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let (cluster, overrides) = (ours(CLUSTER), ours(OVERRIDE));
         let path = head.uri.path_and_query().cloned();
         let headers = Arc::new(headers);
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -48,6 +65,7 @@ impl Call {
             path,
             headers,
             cluster,
+            overrides,
             deadline,
             peer,
             worker,

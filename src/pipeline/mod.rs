@@ -6,17 +6,25 @@
 
 mod call;
 mod metrics;
+mod pages;
 mod placement;
+mod read;
 mod relay;
 mod responder;
+mod steer;
 mod token;
+mod whole;
 
 pub use call::{Call, Peer};
 pub use metrics::{Metrics, Record};
+pub use pages::{Pages, Stopped};
 pub use placement::{Placed, Topology, UnknownCluster};
+pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};
 pub use responder::{Gone, Responder};
+pub use steer::steer;
 pub use token::Tokens;
+pub use whole::Whole;
 
 use crate::{
     admission::Class,

@@ -2,6 +2,7 @@
 
 use super::{Call, Tokens};
 use crate::{
+    admission::Gate,
     etcd::key_range::KeyRange,
     routing::{Located, Segment, Table},
     upstream::Cluster,
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Topology {
     /// The default cluster first.
     pub clusters: Vec<Arc<Cluster>>,
+    /// The way into each of them.
+    pub gates: Vec<Arc<Gate>>,
     /// Indices into `clusters`.
     pub table: Table<usize>,
     /// URLs that `MemberList` shows; empty: the address each client connected to.
@@ -90,6 +93,10 @@ impl Topology {
 impl<'t> Placed<'t> {
     pub fn tokens(&self) -> &'t Tokens {
         &self.topology.tokens
+    }
+
+    pub fn gate(&self) -> &'t Arc<Gate> {
+        &self.topology.gates[self.index]
     }
 }
 

@@ -60,8 +60,19 @@ impl Responder {
 
     /// Answers with one message.
     pub async fn message(self, framed: Bytes) {
-        let Ok((mut out, record)) = self.open(grpc::head()) else { return };
-        if out.send(framed).await.is_ok() && out.finish(grpc::trailers(&Status::ok(""))).is_ok() {
+        self.pieces(&[framed]).await;
+    }
+
+    /// Answers with one message that is in several pieces.
+    pub async fn pieces(self, pieces: &[Bytes]) {
+        let Ok((mut out, mut record)) = self.open(grpc::head()) else { return };
+        for piece in pieces {
+            if out.send(piece.clone()).await.is_err() {
+                return;
+            }
+            record.add_bytes(piece.len());
+        }
+        if out.finish(grpc::trailers(&Status::ok(""))).is_ok() {
             record.end(Code::Ok);
         }
     }

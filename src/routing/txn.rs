@@ -21,6 +21,25 @@ pub fn leases(txn: &TxnRequest) -> impl Iterator<Item = i64> + '_ {
     })
 }
 
+/// The ranges that are deleted, be it by a nested transaction; not single keys.
+pub fn deleted_ranges(txn: &TxnRequest) -> impl Iterator<Item = KeyRange> + '_ {
+    parts(txn).filter_map(|part| match part {
+        Part::Op(Request::RequestDeleteRange(delete)) if !delete.range_end.is_empty() => {
+            part.keys().map(Keys::range)
+        }
+        _ => None,
+    })
+}
+
+/// Bytes of the largest value that is put.
+pub fn value_size(txn: &TxnRequest) -> usize {
+    let sizes = parts(txn).filter_map(|part| match part {
+        Part::Op(Request::RequestPut(put)) => Some(put.value.len()),
+        _ => None,
+    });
+    sizes.max().unwrap_or(0)
+}
+
 /// The one cluster that owns every key of `txn`; the default cluster when there is no key.
 ///
 /// # Errors

@@ -1,4 +1,7 @@
-use crate::pipeline::{Metrics, Topology};
+use crate::{
+    admission::Protection,
+    pipeline::{Metrics, Reads, Topology},
+};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +14,8 @@ pub struct Edge {
     topology: ArcSwap<Topology>,
     pub request_bytes_max: usize,
     pub metrics: Arc<Metrics>,
+    pub protection: Arc<Protection>,
+    pub reads: Arc<Reads>,
     /// `/metrics` of the client port.
     pub metrics_page: Page,
     /// Cancelled when the process begins to stop.
@@ -22,11 +27,12 @@ impl Edge {
         topology: Topology,
         request_bytes_max: usize,
         metrics: Arc<Metrics>,
+        (protection, reads): (Arc<Protection>, Arc<Reads>),
         metrics_page: Page,
         draining: CancellationToken,
     ) -> Self {
         let topology = ArcSwap::from_pointee(topology);
-        Self { topology, request_bytes_max, metrics, metrics_page, draining }
+        Self { topology, request_bytes_max, metrics, protection, reads, metrics_page, draining }
     }
 
     /// The clusters behind the listener as they are now.

@@ -1,4 +1,10 @@
-use crate::{etcd::errors::Known, grpc::ReadError, pipeline::UnknownCluster, upstream};
+use crate::{
+    admission::{Denied, Refusal},
+    etcd::errors::Known,
+    grpc::ReadError,
+    pipeline::UnknownCluster,
+    upstream,
+};
 use tonic::Status;
 
 /// Why a call is not answered with what etcd said.
@@ -25,6 +31,9 @@ pub(super) enum Error {
     Compressed { encoding: String },
     #[error("grpc: compressed flag set with identity or empty encoding")]
     CompressedWithoutEncoding,
+    /// A protection stands in the way.
+    #[error("{0}")]
+    Refused(Refusal),
     #[error(transparent)]
     UnknownCluster(#[from] UnknownCluster),
     /// Keys of several clusters where etcd promises one revision or one transaction.
@@ -35,4 +44,14 @@ pub(super) enum Error {
         "seawall: answers of several etcd clusters are joined up to {max} bytes; ask for less, or for one cluster's keys only"
     )]
     MergeTooLarge { max: usize },
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Refused(refusal) => Self::Refused(refusal),
+            // The client's own deadline, as it would have passed at etcd.
+            Denied::Expired => Self::Upstream(upstream::Error::Deadline),
+        }
+    }
 }

@@ -1,8 +1,8 @@
-//! `KV`: ranges, writes and transactions.
+//! `KV`: writes and transactions.
 
 use super::{Context, error::Error, materialize, merge, status};
 use crate::{
-    admission::classify,
+    admission::{Subject, classify},
     etcd::{
         errors,
         key_range::KeyRange,
@@ -14,36 +14,10 @@ use crate::{
         },
     },
     grpc::{Incoming, Message},
-    pipeline::{self, Manner, Placed, Responder},
+    pipeline::{self, Gone, Manner, Placed, Responder},
     routing::txn as keys_of,
 };
 use std::sync::Arc;
-
-/// `Range` and `RangeStream`.
-pub(super) async fn range(
-    context: Context,
-    mut incoming: Incoming,
-    responder: Responder,
-    method: Method,
-) {
-    let Some((request, message, responder)) =
-        context.decode::<RangeRequest>(&mut incoming, responder).await
-    else {
-        return;
-    };
-    if let Err(error) = check_sort(&request) {
-        return responder.status(&status::of(&error));
-    }
-    let manner = Manner::of(method, classify::range(&request).class);
-    let keys = KeyRange::of(request.key.clone(), request.range_end.clone());
-    match context.topology.owners(&keys) {
-        Ok(placed) => context.forward(placed, manner, &message, responder).await,
-        Err(segments) => {
-            let merging = merge::range(&context, method, manner, &request, &segments, responder);
-            Box::pin(merging).await;
-        }
-    }
-}
 
 pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Responder) {
     let Some((request, message, responder)) =
@@ -52,9 +26,15 @@ pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Res
         return;
     };
     let placed = context.topology.owner(&request.key);
-    let manner = Manner::of(Method::Put, classify::put(&request).class);
-    let lease = (request.lease != 0).then_some(request.lease);
-    write(&context, placed, manner, &message, lease.as_slice(), responder).await;
+    let (kind, keys) = (classify::put(&request), KeyRange::single(request.key.clone()));
+    let write = Write {
+        placed,
+        subject: context.subject(Method::Put, kind, Some(keys), request.value.len()),
+        message: &message,
+        deletes: Vec::new(),
+        leases: (request.lease != 0).then_some(request.lease).into_iter().collect(),
+    };
+    write.send(&context, Method::Put, responder).await;
 }
 
 pub(super) async fn delete_range(context: Context, mut incoming: Incoming, responder: Responder) {
@@ -63,16 +43,25 @@ pub(super) async fn delete_range(context: Context, mut incoming: Incoming, respo
     else {
         return;
     };
-    let manner = Manner::of(Method::DeleteRange, classify::delete_range(&request).class);
+    let kind = classify::delete_range(&request);
+    let single = request.range_end.is_empty();
     let keys = KeyRange::of(request.key, request.range_end);
-    match context.topology.owners(&keys) {
-        Ok(placed) => context.forward(placed, manner, &message, responder).await,
+    let placed = match context.topology.owners(&keys) {
+        Ok(placed) => placed,
         Err(segments) => {
             let text =
                 merge::spans(&context.topology, &keys, &segments, "cannot be deleted at once");
-            responder.status(&status::of(&Error::SpansClusters(text)));
+            return responder.status(&status::of(&Error::SpansClusters(text)));
         }
-    }
+    };
+    let write = Write {
+        placed,
+        deletes: if single { Vec::new() } else { vec![keys.clone()] },
+        subject: context.subject(Method::DeleteRange, kind, Some(keys), 0),
+        message: &message,
+        leases: Vec::new(),
+    };
+    write.send(&context, Method::DeleteRange, responder).await;
 }
 
 pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Responder) {
@@ -84,7 +73,6 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
     if let Err(error) = check_sorts(&request) {
         return responder.status(&status::of(&error));
     }
-    let manner = Manner::of(Method::Txn, classify::txn(&request).class);
     let index = match keys_of::locate_txn(&context.topology.table, &request) {
         Ok(index) => *index,
         Err(spans) => {
@@ -92,32 +80,57 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
             return responder.status(&status::of(&Error::SpansClusters(named.to_string())));
         }
     };
-    let leases: Vec<i64> = keys_of::leases(&request).collect();
-    write(&context, context.topology.at(index), manner, &message, &leases, responder).await;
+    let (kind, keys) = (classify::txn(&request), keys_of::keys(&request).next());
+    let write = Write {
+        placed: context.topology.at(index),
+        subject: context.subject(Method::Txn, kind, keys, keys_of::value_size(&request)),
+        message: &message,
+        deletes: keys_of::deleted_ranges(&request).collect(),
+        leases: keys_of::leases(&request).collect(),
+    };
+    write.send(&context, Method::Txn, responder).await;
 }
 
-/// A write that may attach keys to `leases`, which may not exist yet where its keys live.
-async fn write(
-    context: &Context,
-    placed: Placed<'_>,
-    manner: Manner,
-    message: &Message,
-    leases: &[i64],
-    mut responder: Responder,
-) {
-    if placed.index == 0 || leases.is_empty() {
-        return context.forward(placed, manner, message, responder).await;
+/// A write on its way.
+struct Write<'c> {
+    placed: Placed<'c>,
+    subject: Subject,
+    message: &'c Message,
+    /// Ranges that it deletes.
+    deletes: Vec<KeyRange>,
+    /// Leases that it attaches keys to, which may not exist yet where its keys live.
+    leases: Vec<i64>,
+}
+
+impl Write<'_> {
+    async fn send(self, context: &Context, method: Method, mut responder: Responder) {
+        let Self { placed, subject, message, deletes, leases } = self;
+        let manner = Manner::of(method, subject.class);
+        responder.record.placed(manner.class, &placed.cluster.name);
+        let entering = match subject.is_write() {
+            true => context.enter_to_write(&placed, &subject, &deletes, &mut responder).await,
+            false => context.enter(&placed, &subject, &mut responder).await,
+        };
+        let permit = match entering {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(error)) => return responder.status(&status::of(&error)),
+            Err(Gone) => return,
+        };
+        if placed.index == 0 || leases.is_empty() {
+            context.forward(placed, manner, message, responder).await;
+        } else {
+            let outbound =
+                pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
+            let writing = materialize::with_leases(context, &placed, &outbound, manner, &leases);
+            let answered = responder.unless_gone(Box::pin(writing)).await;
+            context.finish(answered, responder).await;
+        }
+        drop(permit);
     }
-    responder.record.placed(manner.class, &placed.cluster.name);
-    let outbound = pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
-    let writing = materialize::with_leases(context, &placed, &outbound, manner, leases);
-    let writing = Box::pin(writing);
-    let answered = responder.unless_gone(writing).await;
-    context.finish(answered, responder).await;
 }
 
 /// A sort that etcd does not know ends the process of 3.4 and 3.5; 3.6 answers like this.
-fn check_sort(request: &RangeRequest) -> Result<(), Error> {
+pub(super) fn check_sort(request: &RangeRequest) -> Result<(), Error> {
     let known = SortOrder::try_from(request.sort_order).is_ok()
         && SortTarget::try_from(request.sort_target).is_ok();
     known.then_some(()).ok_or(Error::Known(errors::INVALID_SORT_OPTION))

@@ -3,6 +3,7 @@
 //! Requests are decoded here as far as a decision needs it, and no further; what is not understood
 //! goes through as bytes. May import `pipeline`.
 
+mod admit;
 mod auth;
 mod cluster;
 mod compaction;
@@ -17,6 +18,7 @@ mod maintenance;
 mod materialize;
 mod merge;
 mod passthrough;
+mod range;
 mod status;
 mod watch;
 
@@ -92,7 +94,7 @@ fn handler(
 ) -> BoxFuture<'static, ()> {
     use Method::*;
     match method {
-        Range | RangeStream => Box::pin(kv::range(context, incoming, responder, method)),
+        Range | RangeStream => Box::pin(range::range(context, incoming, responder, method)),
         Put => Box::pin(kv::put(context, incoming, responder)),
         Txn => Box::pin(kv::txn(context, incoming, responder)),
         DeleteRange => Box::pin(kv::delete_range(context, incoming, responder)),

@@ -79,12 +79,24 @@ impl Answer {
     ///
     /// The outer error when the answer broke off.
     pub async fn message(&mut self) -> Result<Result<grpc::Message, Status>, Error> {
+        self.message_up_to(ANSWER_BYTES_MAX).await
+    }
+
+    /// The same, of at most `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The outer error when the answer broke off.
+    pub async fn message_up_to(
+        &mut self,
+        max: usize,
+    ) -> Result<Result<grpc::Message, Status>, Error> {
         if let Some(status) = grpc::from_headers(&self.head.headers)
             && status.code() != Code::Ok
         {
             return Ok(Err(status));
         }
-        let message = match self.body.message(ANSWER_BYTES_MAX).await {
+        let message = match self.body.message(max).await {
             Ok(message) => message,
             Err(grpc::ReadError::Broken(error)) => return Err(self.broken(&error)),
             Err(error) => return Ok(Err(Status::new(Code::Internal, error.to_string()))),

@@ -34,10 +34,15 @@ use tonic::Code;
 /// its connection.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Clusters that were started.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
 /// One etcd cluster: its members and how they are.
 #[derive(Debug)]
 pub struct Cluster {
     pub name: Arc<str>,
+    /// Differs from that of every cluster that was started before, of the same name, too.
+    pub number: u64,
     pub settings: Arc<Config>,
     pub members: Vec<Arc<Member>>,
     /// etcd's id of the leading member, 0 while nobody leads as far as we know.
@@ -93,6 +98,7 @@ impl Cluster {
         let statuses = vec![None; members.len()];
         let cluster = Arc::new(Self {
             name: settings.name.as_str().into(),
+            number: STARTED.fetch_add(1, Relaxed),
             members,
             leader: AtomicU64::new(0),
             identity: RwLock::new(Identity { statuses, ..Identity::default() }),
@@ -223,6 +229,26 @@ impl Cluster {
     /// Whether some member answers linearizable reads.
     pub fn is_healthy(&self) -> bool {
         self.members.iter().any(|member| member.state() == State::Healthy)
+    }
+
+    /// Whether every member has `RangeStream`, as far as they said their versions.
+    pub fn streams_ranges(&self) -> bool {
+        let streams = |status: &StatusResponse| {
+            let mut numbers = status.version.split('.').map(|part| part.parse().unwrap_or(0));
+            (numbers.next(), numbers.next()) >= (Some(3), Some(7))
+        };
+        self.identity.read().statuses.iter().flatten().all(streams)
+    }
+
+    /// The fullest member's database in percent of its quota, which is `quota` for those that do not
+    /// tell; `None` while no member has told its size.
+    pub fn space_percent(&self, quota: u64) -> Option<u32> {
+        let percent = |status: &StatusResponse| {
+            let told = u64::try_from(status.db_size_quota).unwrap_or(0);
+            let quota = if told > 0 { told } else { quota.max(1) };
+            (status.db_size.max(0) as u64 * 100 / quota) as u32
+        };
+        self.identity.read().statuses.iter().flatten().map(percent).max()
     }
 
     /// How long no member has sent anything.

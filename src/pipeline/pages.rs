@@ -1,0 +1,158 @@
+//! A list, page by page at one revision.
+
+use super::{Whole, read::Failure};
+use crate::{
+    etcd::{
+        key_range::{End, KeyRange},
+        method::Effect,
+        proto::etcdserverpb::{RangeRequest, ResponseHeader},
+    },
+    grpc,
+    paging::{Page, Splits},
+    upstream::{self, Cluster, Outbound},
+};
+use bytes::Bytes;
+use prost::Message;
+use std::sync::Arc;
+use tonic::{Code, Status};
+
+/// A list that is being read.
+#[derive(Debug)]
+pub struct Pages {
+    cluster: Arc<Cluster>,
+    splits: Arc<Splits>,
+    /// As the pages go out, but for the body.
+    outbound: Outbound,
+    /// The list's own request; its range is what is left of it.
+    request: RangeRequest,
+    rest: Option<KeyRange>,
+    page_bytes: u64,
+    /// Keys of a page where it is not known where to cut.
+    page_keys: i64,
+    /// Keys that may still be read; `None` for all.
+    left: Option<i64>,
+}
+
+/// Why the next page is not there.
+#[derive(Debug, Clone)]
+pub enum Stopped {
+    /// etcd said no.
+    Refused(Status),
+    Failed(upstream::Error),
+}
+
+/// Keys of the first page of a list of unknown size, at most those of a page of common objects.
+const KEYS_FIRST: i64 = 100;
+const KEYS_MAX: i64 = 10_000;
+
+impl Pages {
+    /// The pages of `request`, about `page_bytes` each. `size_mean` is that of a key-value, where it
+    /// is known.
+    pub fn new(
+        cluster: &Arc<Cluster>,
+        splits: &Arc<Splits>,
+        outbound: Outbound,
+        request: RangeRequest,
+        page_bytes: u64,
+        size_mean: Option<u64>,
+    ) -> Self {
+        let page_keys = size_mean.map_or(KEYS_FIRST, |size| (page_bytes / size.max(1)) as i64);
+        Self {
+            cluster: Arc::clone(cluster),
+            splits: Arc::clone(splits),
+            outbound,
+            rest: Some(KeyRange::of(request.key.clone(), request.range_end.clone())),
+            left: match request.limit {
+                ..=0 if !request.count_only => None,
+                ..=0 => Some(i64::MAX),
+                limit => Some(limit),
+            },
+            request,
+            page_bytes,
+            page_keys: page_keys.clamp(1, KEYS_MAX),
+        }
+    }
+
+    /// The next page; `None` after the last.
+    ///
+    /// Only that which follows a page is asked for, and at that page's revision, so all of them
+    /// together are the list as it was at one revision.
+    pub async fn next(&mut self) -> Option<Result<Page, Stopped>> {
+        let rest = self.rest.take()?;
+        // What is counted must be all that follows where the client has set a limit.
+        let cut = match self.left {
+            None => self.splits.cut(&rest),
+            Some(_) => crate::paging::Cut { range: rest.clone(), known: false },
+        };
+        let limit = match (cut.known, self.left) {
+            _ if cut.known || self.request.count_only => 0,
+            (_, left) => left.map_or(self.page_keys, |left| left.min(self.page_keys)),
+        };
+        self.request.key = cut.range.start.clone();
+        self.request.range_end = cut.range.range_end();
+        self.request.limit = limit;
+        let page = match self.ask().await {
+            Ok(page) => page,
+            Err(stopped) => return Some(Err(stopped)),
+        };
+        if let Some(left) = &mut self.left {
+            *left -= page.keys.number as i64;
+        }
+        self.rest = if page.more {
+            self.adapt(page.keys.bytes);
+            let next = Bytes::from([&page.keys.last[..], b"\0"].concat());
+            self.splits.add(&next);
+            Some(KeyRange { start: next, end: rest.end })
+        } else {
+            self.splits.learn(&cut.range, &page.keys, self.page_bytes);
+            match cut.range.end {
+                end if end == rest.end => None,
+                End::Key(start) => Some(KeyRange { start, end: rest.end }),
+                End::Infinite => None,
+            }
+        };
+        if self.left.is_some_and(|left| left <= 0) {
+            self.rest = None;
+        }
+        Some(Ok(page))
+    }
+
+    async fn ask(&mut self) -> Result<Page, Stopped> {
+        self.outbound.body = Some(grpc::encode(&self.request));
+        let answer = self.cluster.call(&self.outbound, Effect::Read).await;
+        let mut answer = answer.map_err(Stopped::Failed)?;
+        let message = answer.message_up_to(PAGE_BYTES_MAX).await.map_err(Stopped::Failed)?;
+        let message = message.map_err(Stopped::Refused)?;
+        let undecodable = |_| Stopped::Refused(Status::new(Code::Internal, "malformed answer"));
+        let page = Page::parse(&message.payload(), self.page_bytes).map_err(undecodable)?;
+        if self.request.revision <= 0 {
+            let header = ResponseHeader::decode(page.header.clone());
+            let header = header.map_err(|error| {
+                Stopped::Refused(Status::new(Code::Internal, error.to_string()))
+            })?;
+            self.request.revision = header.revision;
+        }
+        Ok(page)
+    }
+
+    /// Goes up or down with the size of what came, as etcd's own stream does.
+    fn adapt(&mut self, bytes: u64) {
+        if bytes < self.page_bytes / 2 {
+            self.page_keys = (self.page_keys * 2).min(KEYS_MAX);
+        } else if bytes > self.page_bytes * 2 {
+            self.page_keys = (self.page_keys / 2).max(1);
+        }
+    }
+}
+
+/// A page whose splits are missing may be the whole rest of a list, as large as etcd lets it be.
+const PAGE_BYTES_MAX: usize = u32::MAX as usize;
+
+impl From<Stopped> for Result<Arc<Whole>, Failure> {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Refused(status) => Ok(Arc::new(Whole::refused(status))),
+            Stopped::Failed(error) => Err(Failure::Upstream(error)),
+        }
+    }
+}

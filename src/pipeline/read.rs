@@ -1,0 +1,389 @@
+//! Reads that others may ask, too: shared, kept, and cut into pages.
+
+use super::{Pages, Whole, pages::Stopped};
+use crate::{
+    admission::{
+        Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
+    },
+    coalesce::{Flights, Fly, Joined, Pinned, Seal},
+    etcd::{
+        key_range::KeyRange,
+        method::Effect,
+        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
+    },
+    grpc,
+    paging::{Assembly, Page, Splits},
+    upstream::{self, Cluster, Lane, Outbound},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
+use prost::Message;
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+use tonic::Status;
+
+/// What reads have in common, for all listeners.
+#[derive(Debug)]
+pub struct Reads {
+    protection: Arc<Protection>,
+    flights: Arc<Flights<Key, Flown>>,
+    pinned: Arc<Pinned<Key, Kept>>,
+    /// Where to cut the lists of each cluster.
+    splits: Mutex<HashMap<u64, Arc<Splits>>>,
+}
+
+/// Reads that differ in this may have different answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    cluster: u64,
+    /// The token by which etcd knows the client.
+    identity: Bytes,
+    /// The request as the client encoded it.
+    request: Bytes,
+}
+
+/// A read, with all it needs to be made by somebody else than the call that asks for it.
+#[derive(Debug, Clone)]
+pub struct Read {
+    pub reads: Arc<Reads>,
+    pub cluster: Arc<Cluster>,
+    pub gate: Arc<Gate>,
+    /// As it goes out: without a deadline, since others may wait longer.
+    pub outbound: Outbound,
+    pub request: RangeRequest,
+    pub subject: Subject,
+    pub plan: Plan,
+}
+
+/// What comes of a read.
+pub type Flown = Result<Arc<Whole>, Failure>;
+
+/// Why a read has no answer of etcd's.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    Upstream(upstream::Error),
+    Denied(Denied),
+    /// It is larger than what may be held: each is to read it for itself.
+    TooLarge,
+}
+
+/// An answer at an explicit revision.
+struct Kept {
+    list: Assembly,
+    _held: Held,
+}
+
+impl Reads {
+    pub fn new(protection: Arc<Protection>) -> Arc<Self> {
+        let config = protection.config().coalescing;
+        let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
+        let kept = Arc::downgrade(&pinned);
+        protection.memory.reclaim_by(move || {
+            if let Some(kept) = kept.upgrade() {
+                kept.clear();
+            }
+        });
+        Arc::new(Self {
+            protection,
+            flights: Flights::new(config.waiters_max),
+            pinned,
+            splits: Mutex::default(),
+        })
+    }
+
+    /// Takes over what may change while calls are under way.
+    pub fn reconfigure(&self) {
+        self.flights.set_waiters_max(self.protection.config().coalescing.waiters_max);
+    }
+
+    pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
+        Arc::clone(self.splits.lock().entry(cluster.number).or_default())
+    }
+}
+
+/// Metadata that makes no difference to the answer and must not be that of one waiter.
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Where clients put their token.
+const TOKENS: [&str; 2] = ["token", "authorization"];
+
+/// Whether several may get one answer to `request`, of this kind: not the question whether etcd
+/// works, and not what a member may answer by itself, which promises nothing.
+pub fn is_shareable(request: &RangeRequest, kind: Kind) -> bool {
+    !request.serializable && kind.class != Class::Critical
+}
+
+impl Read {
+    /// The answer, be it that of an earlier read, of one that others wait for, or of its own.
+    pub async fn answer(self: Arc<Self>) -> Flown {
+        if !self.reads.protection.coalesces(&self.plan) {
+            return self.fly(self.outbound.worker, None).await;
+        }
+        if self.request.revision > 0
+            && let Some(kept) = self.reads.pinned.get(&self.key())
+        {
+            return self.renewed(&kept.list).await;
+        }
+        self.share().await
+    }
+
+    async fn share(self: Arc<Self>) -> Flown {
+        let (flights, worker) = (&self.reads.flights, self.outbound.worker);
+        let fly = || Self::flight(Arc::clone(&self));
+        let too_many = |many: crate::coalesce::TooMany| {
+            Failure::Denied(self.reads.protection.too_many_waiters(many.waiting))
+        };
+        let waiter = if self.is_light() {
+            match flights.join(self.key(), worker, fly).map_err(too_many)? {
+                Joined::Wait(waiter) => waiter,
+                Joined::Lead(lead) => {
+                    let flown = self.fly(worker, None).await;
+                    drop(lead);
+                    return flown;
+                }
+            }
+        } else {
+            // It may have to wait for its turn, and is joined until then.
+            flights.queue(self.key(), worker, fly).map_err(too_many)?
+        };
+        let lost = || upstream::Error::Lost { member: "none".into(), reason: "given up".into() };
+        waiter.outcome().await.unwrap_or_else(|| Err(Failure::Upstream(lost())))
+    }
+
+    fn flight(self: Arc<Self>) -> Fly<Key, Flown> {
+        Box::new(move |worker, seal| async move { self.fly(worker, Some(seal)).await }.boxed())
+    }
+
+    /// Reads at etcd, once its turn has come.
+    async fn fly(&self, worker: usize, seal: Option<Seal<Key, Flown>>) -> Flown {
+        let protection = &self.reads.protection;
+        let entering =
+            protection.enter(&self.gate, &self.subject, &self.plan, self.outbound.deadline);
+        let permit = entering.await.map_err(Failure::Denied)?;
+        let held = match self.is_light() {
+            true => None,
+            false => {
+                let bytes = permit.estimate().bytes;
+                let held = protection.hold(bytes, self.outbound.deadline).await;
+                Some(held.map_err(Failure::Denied)?.ok_or(Failure::TooLarge)?)
+            }
+        };
+        if let Some(seal) = seal {
+            seal.close();
+        }
+        let outbound = Outbound { worker, ..self.outbound.clone() };
+        let flown = match self.pages(&permit) {
+            true => self.list(outbound, held, &permit).await,
+            false => self.whole(outbound, held, &permit).await,
+        };
+        if flown.as_ref().is_ok_and(|whole| whole.is_overload()) {
+            self.gate.overloaded();
+        }
+        flown
+    }
+
+    /// Whether it is worth cutting into pages, and can be.
+    fn pages(&self, permit: &Permit) -> bool {
+        let protection = &self.reads.protection;
+        let known = protection.costs.learnt(&self.gate.cluster, &self.subject);
+        let large = known.is_none() || permit.estimate().bytes > 2 * protection.page_bytes();
+        self.subject.shape == Shape::List
+            && large
+            && self.is_understood()
+            && protection.pages(&self.plan)
+    }
+
+    /// A request with fields that this build does not know goes to etcd as it came.
+    fn is_understood(&self) -> bool {
+        let body = self.outbound.body.as_ref().map_or(0, Bytes::len);
+        self.request.encoded_len() + grpc::PREFIX_LEN == body
+    }
+
+    fn is_light(&self) -> bool {
+        matches!(self.subject.class, Class::PointRead | Class::Probe)
+    }
+
+    /// The answer in one piece.
+    async fn whole(&self, outbound: Outbound, mut held: Option<Held>, permit: &Permit) -> Flown {
+        let mut answer =
+            self.cluster.call(&outbound, Effect::Read).await.map_err(Failure::Upstream)?;
+        let message =
+            match answer.message_up_to(u32::MAX as usize).await.map_err(Failure::Upstream)? {
+                Ok(message) => message,
+                Err(status) => return Ok(Arc::new(Whole::refused(status))),
+            };
+        if self.is_light() && self.request.revision <= 0 {
+            return Ok(Arc::new(Whole::of(&message)));
+        }
+        let step = self.reads.protection.page_bytes();
+        // What cannot be taken apart is passed on as it is.
+        let Ok(page) = Page::parse(&message.payload(), step) else {
+            return Ok(Arc::new(Whole::of(&message)));
+        };
+        let walked = page.keys.number.max(page.count.max(0) as u64);
+        let cost = Cost { keys: walked, bytes: page.keys.bytes };
+        if let Some(held) = &mut held {
+            fit(held, cost.bytes);
+        }
+        Ok(self.ready(Assembly::of(page), cost, held, permit))
+    }
+
+    /// The answer page by page.
+    async fn list(&self, outbound: Outbound, held: Option<Held>, permit: &Permit) -> Flown {
+        let mut held = held;
+        for _ in 0..ATTEMPTS {
+            let mut pages = self.paged(outbound.clone());
+            match collect(&mut pages, &mut held).await {
+                Ok(list) => {
+                    let cost = Cost { keys: list.count() as u64, bytes: list.bytes() };
+                    return Ok(self.ready(list, cost, held, permit));
+                }
+                // The list was asked for as it is now, and now has moved on.
+                Err(Stopped::Refused(status))
+                    if self.request.revision <= 0
+                        && Whole::refused(status.clone()).is_compacted() => {}
+                Err(stopped) => return stopped.into(),
+            }
+        }
+        self.whole(outbound, held, permit).await
+    }
+
+    /// The list's pages, to be read one after the other.
+    pub fn paged(&self, outbound: Outbound) -> Pages {
+        let protection = &self.reads.protection;
+        let known = protection.costs.learnt(&self.gate.cluster, &self.subject);
+        let size = known.filter(|cost| cost.keys > 0).map(|cost| cost.bytes / cost.keys);
+        let splits = self.reads.splits(&self.cluster);
+        let request = self.request.clone();
+        Pages::new(&self.cluster, &splits, outbound, request, protection.page_bytes(), size)
+    }
+
+    /// Learns what the answer cost, and keeps it where it will not change.
+    fn ready(&self, list: Assembly, cost: Cost, held: Option<Held>, permit: &Permit) -> Arc<Whole> {
+        let protection = &self.reads.protection;
+        permit.settle(cost);
+        protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+        let keeps = self.request.revision > 0 && self.reads.pinned.takes(list.bytes());
+        if keeps && let Some(room) = protection.memory.try_hold(list.bytes()) {
+            let kept = Kept { list: list.clone(), _held: room };
+            self.reads.pinned.put(self.key(), Arc::new(kept));
+        }
+        Arc::new(Whole::list(list, cost, held))
+    }
+
+    /// An answer that was kept, if etcd still has its revision, under the header that etcd would
+    /// give it now: both are learnt by reading one key at that revision.
+    async fn renewed(self: Arc<Self>, kept: &Assembly) -> Flown {
+        let asked = Arc::new(self.at_one_key());
+        let whole = asked.share().await?;
+        let Ok(pieces) = &whole.result else { return Ok(whole) };
+        let message = grpc::Message::from_framed(pieces.concat().into());
+        let header = |bytes: &Bytes| ResponseHeader::decode(bytes.clone()).unwrap_or_default();
+        let step = self.reads.protection.page_bytes();
+        match Page::parse(&message.payload(), step) {
+            // Another cluster id is another store, whose history is another one.
+            Ok(page) if header(&page.header).cluster_id == header(kept.header()).cluster_id => {
+                let list = kept.with_header(page.header);
+                Ok(Arc::new(Whole::list(list, Cost::default(), None)))
+            }
+            _ => self.share().await,
+        }
+    }
+
+    /// Whether the first key of the range was there at the revision.
+    fn at_one_key(&self) -> Self {
+        let request = RangeRequest {
+            key: self.request.key.clone(),
+            revision: self.request.revision,
+            count_only: true,
+            ..RangeRequest::default()
+        };
+        let body = Some(grpc::encode(&request));
+        let outbound = Outbound { body, lane: Lane::Light, ..self.outbound.clone() };
+        let Kind { shape, class } = Kind::of(Shape::CurrentRevision);
+        let keys = Some(KeyRange::single(request.key.clone()));
+        let subject = Subject { shape, class, keys, ..self.subject.clone() };
+        Self { request, outbound, subject, ..self.clone() }
+    }
+
+    fn key(&self) -> Key {
+        let identity: Vec<_> = TOKENS
+            .iter()
+            .filter_map(|name| self.outbound.headers.get(*name))
+            .flat_map(|token| token.as_bytes())
+            .copied()
+            .collect();
+        let request = self.outbound.body.clone().unwrap_or_default();
+        Key { cluster: self.cluster.number, identity: identity.into(), request }
+    }
+}
+
+/// How often a list is begun anew that etcd compacts away beneath it.
+const ATTEMPTS: u32 = 3;
+
+/// Reads all pages.
+async fn collect(pages: &mut Pages, held: &mut Option<Held>) -> Result<Assembly, Stopped> {
+    let mut list: Option<Assembly> = None;
+    while let Some(page) = pages.next().await {
+        let page = page?;
+        let single = list.is_none() && !page.more;
+        match &mut list {
+            Some(list) => list.push(page),
+            None => {
+                let mut first = Assembly::default();
+                first.push(page);
+                list = Some(first);
+            }
+        }
+        if let (Some(held), Some(list), false) = (held.as_mut(), &list, single) {
+            held.grow_to(list.bytes());
+        }
+    }
+    let list = list.unwrap_or_default();
+    if let Some(held) = held {
+        fit(held, list.bytes());
+    }
+    Ok(list)
+}
+
+fn fit(held: &mut Held, bytes: u64) {
+    held.grow_to(bytes);
+    held.shrink(bytes);
+}
+
+/// `outbound` without what is one client's own.
+pub fn for_all(mut outbound: Outbound) -> Outbound {
+    if outbound.headers.contains_key(&TIMEOUT) {
+        Arc::make_mut(&mut outbound.headers).remove(&TIMEOUT);
+    }
+    Outbound { deadline: None, ..outbound }
+}
+
+/// Counts keys at a cluster, on behalf of a call.
+#[derive(Debug)]
+pub struct Counting<'c> {
+    pub cluster: &'c Cluster,
+    pub headers: HeaderMap,
+    pub worker: usize,
+}
+
+impl Census for Counting<'_> {
+    fn count<'c>(&'c self, range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
+        let request = RangeRequest {
+            key: range.start.clone(),
+            range_end: range.range_end(),
+            count_only: true,
+            ..RangeRequest::default()
+        };
+        async move {
+            let method = crate::etcd::method::Method::Range;
+            let headers = self.headers.clone();
+            let asking =
+                self.cluster.ask::<RangeResponse>(method, &request, headers, self.worker, None);
+            let counted: Result<Result<RangeResponse, Status>, _> = asking.await;
+            counted.ok()?.ok().map(|response| response.count.max(0) as u64)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,72 @@
+//! Answers that are held whole, to be given to several calls.
+
+use super::Responder;
+use crate::{
+    admission::{Cost, Held},
+    etcd::errors,
+    grpc::Message,
+    paging::Assembly,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tonic::{Code, Status};
+
+/// A whole answer to a read. Those who get it share its bytes.
+#[derive(Debug)]
+pub struct Whole {
+    /// The framed message in pieces, or etcd's error.
+    pub result: Result<Vec<Bytes>, Status>,
+    /// What it has cost etcd: taken by the first who answers with it, and nothing for the others.
+    cost: Mutex<Option<Cost>>,
+    /// Its room in memory.
+    _held: Option<Held>,
+}
+
+impl Whole {
+    pub fn of(message: &Message) -> Self {
+        let cost = Cost { keys: 1, bytes: message.framed().len() as u64 };
+        Self::new(Ok(vec![message.framed()]), cost, None)
+    }
+
+    /// A list; the key-values' bytes are what `held` was taken for.
+    pub fn list(assembly: Assembly, cost: Cost, held: Option<Held>) -> Self {
+        Self::new(Ok(assembly.finish()), cost, held)
+    }
+
+    pub fn refused(status: Status) -> Self {
+        Self::new(Err(status), Cost::default(), None)
+    }
+
+    fn new(result: Result<Vec<Bytes>, Status>, cost: Cost, held: Option<Held>) -> Self {
+        Self { result, cost: Mutex::new(Some(cost)), _held: held }
+    }
+
+    /// What it has cost, the first time.
+    pub fn take_cost(&self) -> Option<Cost> {
+        self.cost.lock().take()
+    }
+
+    /// Whether etcd says by it that it has too much to do.
+    pub fn is_overload(&self) -> bool {
+        let told = |status: &Status| status.message() == errors::TOO_MANY_REQUESTS.1;
+        self.result.as_ref().is_err_and(told)
+    }
+
+    /// Whether etcd says by it that the revision is compacted.
+    pub fn is_compacted(&self) -> bool {
+        let told = |status: &Status| (status.code(), status.message()) == errors::COMPACTED;
+        self.result.as_ref().is_err_and(told)
+    }
+
+    /// Answers a call with it.
+    pub async fn send(&self, responder: Responder) {
+        match &self.result {
+            Ok(pieces) => responder.pieces(pieces).await,
+            Err(status) => responder.status(status),
+        }
+    }
+
+    pub fn code(&self) -> Code {
+        self.result.as_ref().map_or_else(Status::code, |_| Code::Ok)
+    }
+}

@@ -1,0 +1,99 @@
+//! What every call meets before it goes to etcd.
+
+use super::{Context, error::Error};
+use crate::{
+    admission::{Kind, Permit, Place, Plan, Subject},
+    etcd::{key_range::KeyRange, method::Method},
+    pipeline::{Counting, Gone, Placed, Responder},
+};
+use std::sync::Arc;
+
+/// What a client names in `seawall-override` to delete many keys at once.
+const DELETES: &str = "deletes";
+
+impl Context {
+    /// The call as protections see it.
+    pub(super) fn subject(
+        &self,
+        method: Method,
+        kind: Kind,
+        keys: Option<KeyRange>,
+        value_size: usize,
+    ) -> Subject {
+        Subject {
+            method: Some(method),
+            shape: kind.shape,
+            class: kind.class,
+            place: keys.as_ref().map(Place::of).unwrap_or_default(),
+            keys,
+            client: Arc::clone(&self.call.peer.client),
+            value_size: value_size as u64,
+        }
+    }
+
+    /// What the rules say of the call, once it has waited for the rates that they set.
+    pub(super) async fn plan(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        responder: &mut Responder,
+    ) -> Result<Result<Plan, Error>, Gone> {
+        let planning = self.edge.protection.plan(placed.gate(), subject, self.call.deadline);
+        let planned = responder.unless_gone(Box::pin(planning)).await?;
+        Ok(planned.map_err(Error::from))
+    }
+
+    /// The same, and the call's turn at etcd.
+    pub(super) async fn enter(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        responder: &mut Responder,
+    ) -> Result<Result<Permit, Error>, Gone> {
+        let plan = match self.plan(placed, subject, responder).await? {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.enter_by(placed, subject, &plan, responder).await
+    }
+
+    pub(super) async fn enter_by(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        plan: &Plan,
+        responder: &mut Responder,
+    ) -> Result<Result<Permit, Error>, Gone> {
+        let protection = &self.edge.protection;
+        let entering = protection.enter(placed.gate(), subject, plan, self.call.deadline);
+        let entered = responder.unless_gone(Box::pin(entering)).await?;
+        Ok(entered.map_err(Error::from))
+    }
+
+    /// The same for a write, if it may be stored. `deletes` are the ranges that it deletes.
+    pub(super) async fn enter_to_write(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        deletes: &[KeyRange],
+        responder: &mut Responder,
+    ) -> Result<Result<Permit, Error>, Gone> {
+        let plan = match self.plan(placed, subject, responder).await? {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Err(error)),
+        };
+        let census = Counting {
+            cluster: placed.cluster,
+            headers: super::materialize::credentials(self, placed),
+            worker: self.call.worker,
+        };
+        let overridden = self.call.overrides.as_deref() == Some(DELETES);
+        let protection = &self.edge.protection;
+        let guarding =
+            protection.guard(placed.gate(), subject, &plan, deletes, overridden, &census);
+        match responder.unless_gone(Box::pin(guarding)).await? {
+            Ok(()) => self.enter_by(placed, subject, &plan, responder).await,
+            Err(denied) => Ok(Err(denied.into())),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `Range` and `RangeStream`: shared, paged, or forwarded as they are.
+
+use super::{Context, error::Error, kv::check_sort, merge, status};
+use crate::{
+    admission::{Cost, Plan, Shape, Subject, classify},
+    etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
+    grpc::{self, Incoming, Message},
+    paging::{stream_chunk, stream_end},
+    pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped},
+    upstream,
+};
+use std::sync::Arc;
+use tokio::time::timeout_at;
+use tonic::{Code, Status};
+
+pub(super) async fn range(
+    context: Context,
+    mut incoming: Incoming,
+    responder: Responder,
+    method: Method,
+) {
+    let Some((request, message, mut responder)) =
+        context.decode::<RangeRequest>(&mut incoming, responder).await
+    else {
+        return;
+    };
+    if let Err(error) = check_sort(&request) {
+        return responder.status(&status::of(&error));
+    }
+    let kind = classify::range(&request);
+    let manner = Manner::of(method, kind.class);
+    let keys = KeyRange::of(request.key.clone(), request.range_end.clone());
+    let placed = match context.topology.owners(&keys) {
+        Ok(placed) => placed,
+        Err(segments) => {
+            let merging = merge::range(&context, method, manner, &request, &segments, responder);
+            return Box::pin(merging).await;
+        }
+    };
+    responder.record.placed(manner.class, &placed.cluster.name);
+    let subject = context.subject(method, kind, Some(keys), 0);
+    let plan = match context.plan(&placed, &subject, &mut responder).await {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(error)) => return responder.status(&status::of(&error)),
+        Err(Gone) => return,
+    };
+    let protection = &context.edge.protection;
+    let asked = Asked { context: &context, placed, manner, message: &message, subject, plan };
+    if method == Method::RangeStream {
+        let here = !placed.cluster.streams_ranges() && protection.pages(&asked.plan);
+        return match here {
+            true => asked.stream(request, responder).await,
+            false => asked.forward(responder).await,
+        };
+    }
+    let shared = pipeline::is_shareable(&request, kind)
+        && (protection.coalesces(&asked.plan) || protection.pages(&asked.plan));
+    match shared {
+        true => asked.share(request, responder).await,
+        false => asked.forward(responder).await,
+    }
+}
+
+/// A range that was asked for, and what is to become of it.
+struct Asked<'c> {
+    context: &'c Context,
+    placed: Placed<'c>,
+    manner: Manner,
+    message: &'c Message,
+    subject: Subject,
+    plan: Plan,
+}
+
+impl Asked<'_> {
+    fn read(&self, request: RangeRequest) -> Read {
+        let call = &self.context.call;
+        let body = Some(self.message.framed());
+        let outbound = pipeline::outbound(&self.placed, call, self.manner, body);
+        Read {
+            reads: Arc::clone(&self.context.edge.reads),
+            cluster: Arc::clone(self.placed.cluster),
+            gate: Arc::clone(self.placed.gate()),
+            outbound: pipeline::for_all(outbound),
+            request,
+            subject: self.subject.clone(),
+            plan: self.plan.clone(),
+        }
+    }
+
+    /// Answers with what others may get, too.
+    async fn share(self, request: RangeRequest, mut responder: Responder) {
+        let reading = Arc::new(self.read(request)).answer();
+        let deadline = self.context.call.deadline;
+        let reading = async {
+            match deadline {
+                Some(deadline) => timeout_at(deadline, reading)
+                    .await
+                    .unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))),
+                None => reading.await,
+            }
+        };
+        match responder.unless_gone(Box::pin(reading)).await {
+            Ok(Ok(whole)) => whole.send(responder).await,
+            Ok(Err(Failure::TooLarge)) => self.forward(responder).await,
+            Ok(Err(Failure::Upstream(error))) => {
+                responder.status(&status::of(&Error::Upstream(error)));
+            }
+            Ok(Err(Failure::Denied(denied))) => responder.status(&status::of(&denied.into())),
+            Err(Gone) => {}
+        }
+    }
+
+    /// Passes the answer on as it comes.
+    async fn forward(self, mut responder: Responder) {
+        let Self { context, placed, manner, message, subject, plan } = self;
+        let permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(error)) => return responder.status(&status::of(&error)),
+            Err(Gone) => return,
+        };
+        context.forward(placed, manner, message, responder).await;
+        drop(permit);
+    }
+
+    /// Answers `RangeStream` in front of an etcd that has none.
+    async fn stream(self, request: RangeRequest, mut responder: Responder) {
+        if let Some(refusal) = refusal(self.subject.shape, &request) {
+            return responder.status(&refusal);
+        }
+        let (context, placed) = (self.context, self.placed);
+        let permit =
+            match context.enter_by(&placed, &self.subject, &self.plan, &mut responder).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(error)) => return responder.status(&status::of(&error)),
+                Err(Gone) => return,
+            };
+        let read = self.read(request.clone());
+        let mut outbound = read.outbound.clone();
+        outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
+        outbound.deadline = context.call.deadline;
+        let pages = read.paged(outbound);
+        let cost = stream_pages(pages, &request, responder).await;
+        permit.settle(cost);
+    }
+}
+
+/// What etcd 3.7 does not stream.
+fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
+    let filtered = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    let text = if filtered.iter().any(|&bound| bound != 0) {
+        "RangeStream does not support revision filters"
+    } else if shape == Shape::SortedList {
+        "RangeStream does not support custom sort orders"
+    } else {
+        return None;
+    };
+    Some(Status::new(Code::Unimplemented, text))
+}
+
+/// Sends each page as it comes, and tells what all of them cost.
+async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: Responder) -> Cost {
+    let mut cost = Cost::default();
+    let first = match responder.unless_gone(pages.next()).await {
+        Ok(Some(Ok(page))) => page,
+        Ok(Some(Err(stopped))) => {
+            responder.status(&stopped_status(stopped));
+            return cost;
+        }
+        Ok(None) | Err(Gone) => return cost,
+    };
+    let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return cost };
+    // What follows the limit is counted with the first page, and counts.
+    let (header, total) = (first.header.clone(), first.count);
+    let mut next = Some(Ok(first));
+    let end = loop {
+        let page = match next.take() {
+            Some(Ok(page)) => page,
+            Some(Err(stopped)) => break Err(stopped_status(stopped)),
+            None => {
+                let sent = cost.keys as i64;
+                let count = if request.limit > 0 || request.count_only { total } else { sent };
+                let more = !request.count_only && sent < count;
+                break Ok(stream_end(&header, more, count));
+            }
+        };
+        cost.keys += page.keys.number;
+        cost.bytes += page.keys.bytes;
+        if !page.kvs.is_empty() {
+            for piece in stream_chunk(page.kvs) {
+                record.add_bytes(piece.len());
+                if out.send(piece).await.is_err() {
+                    return cost;
+                }
+            }
+        }
+        next = pages.next().await;
+    };
+    let status = match end {
+        Ok(last) => match out.send(last).await {
+            Ok(()) => Status::ok(""),
+            Err(_) => return cost,
+        },
+        Err(status) => status,
+    };
+    if out.finish(grpc::trailers(&status)).is_ok() {
+        record.end(status.code());
+    }
+    cost
+}
+
+fn stopped_status(stopped: Stopped) -> Status {
+    match stopped {
+        Stopped::Refused(status) => status,
+        Stopped::Failed(error) => status::of(&Error::Upstream(error)),
+    }
+}
