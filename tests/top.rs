@@ -6,6 +6,7 @@
 mod operator;
 
 use anyhow::{Context, Result, ensure};
+use etcd_client::{Client, GetOptions};
 use nix::{
     pty::{Winsize, openpty},
     sys::{
@@ -158,6 +159,39 @@ async fn a_pipe_gets_all_tables_as_text() -> Result<()> {
     }
     ensure!(!text.contains('\x1b'), "a pipe is no terminal: {text:?}");
     Ok(())
+}
+
+/// The lines of one table.
+fn table<'a>(text: &'a str, title: &str) -> Result<&'a str> {
+    let (_, rest) = text.split_once(&format!("\n{title}\n")).context(title.to_owned())?;
+    Ok(rest.split_once("\n\n").map_or(rest, |(table, _)| table))
+}
+
+#[tokio::test]
+async fn traffic_is_attributed_to_its_prefix_and_client() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&cluster).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/registry/configmaps/default/a", vec![b'v'; 1_000], None).await?;
+    client.get("/registry/configmaps/", Some(GetOptions::new().with_prefix())).await?;
+    let admin = format!("http://{}", seawall.admin()?);
+    // A call is counted when it has ended, which its client may know a moment earlier.
+    eventually(DEADLINE, "both calls to be counted", async || {
+        let output = piped(&admin, &["--once"])?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{}: {text}", output.status);
+        for (title, expected) in [
+            ("Prefixes", "/registry/configmaps "),
+            ("Clients", "127.0.0.1 "),
+            ("Shapes", "put "),
+            ("Shapes", "list "),
+        ] {
+            let table = table(&text, title)?;
+            ensure!(table.contains(expected), "no {expected:?} in {title} of\n{text}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
