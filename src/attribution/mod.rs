@@ -102,6 +102,7 @@ impl Attribution {
             ),
         };
         let Observation { cost, keys, bytes, .. } = *seen;
+        debug_assert!(cost.is_finite() && cost >= 0.0, "a cost of {cost} spoils all sums");
         let load = Load { cost, requests: 1, bytes, keys };
         let mut rings = self.rings(worker);
         rings.minute.at(age).add(&names, &load);

@@ -199,8 +199,9 @@ Examples:
 Exit codes: 0 explained, 1 the output could not be written, 2 wrong usage or configuration.";
 
 const TOP_EXAMPLES: &str = "\
-Keys: Tab changes the table, Enter goes from a prefix to its clients and from a client to its requests,
-Esc back; c, r and b sort by cost, requests and bytes; w changes between minute and hour; ? shows all.
+Keys: Tab changes the table; Enter goes from a prefix to its clients and from a client to its
+requests, Esc back; c, r and b sort by cost, requests and bytes; w changes between the last minute
+and the last hour; ? shows all keys; q quits.
 
 Examples:
   Who loads etcd now:

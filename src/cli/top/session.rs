@@ -52,7 +52,10 @@ impl Session {
         loop {
             terminal.draw(|frame| self.screen.draw(frame))?;
             tokio::select! {
-                Some(answer) = heard.recv() => self.screen.take(answer),
+                answer = heard.recv() => match answer {
+                    Some(answer) => self.screen.take(answer),
+                    None => return Err(io::Error::other("nobody asks the admin port any more")),
+                },
                 event = events.next() => match event {
                     Some(Ok(Event::Key(key))) => match self.screen.key(key) {
                         Action::Draw => {}
