@@ -3,6 +3,7 @@
 
 use crate::{
     admin::{Admin, View, metrics_text},
+    attribution::{self, Attribution},
     config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
     listener::{self, Listener},
@@ -26,6 +27,14 @@ use tokio_util::task::AbortOnDropHandle;
 /// How often the configuration file is looked at. Its contents are compared, since a mounted
 /// `ConfigMap` changes by a swapped link.
 const FILE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The names that are told apart weigh more than 0.4 % of all.
+const ATTRIBUTION: attribution::Config = attribution::Config {
+    entries: 256,
+    slow: Duration::from_secs(1),
+    heavy_bytes: 16 * 1024 * 1024,
+    log_per_minute: 60,
+};
 
 /// Runs until a signal ends the process.
 ///
@@ -84,6 +93,7 @@ impl App {
         let upstream_metrics = upstream::Metrics::register(ours);
         let listener_metrics = listener::Metrics::register(ours);
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
+        let attribution = Attribution::new(ATTRIBUTION, settings.workers, ours);
         let registry = Arc::new(registry);
 
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
@@ -118,6 +128,7 @@ impl App {
             livez_after: settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after),
             signals: signals.clone(),
             registry,
+            attribution,
         };
         let mut app = Self {
             clusters,

@@ -2,8 +2,9 @@ use super::{
     Config,
     checks::{self, Results},
     status::status,
+    top::top,
 };
-use crate::{drain::Signals, rpc::Edge, upstream::Cluster};
+use crate::{attribution::Attribution, drain::Signals, rpc::Edge, upstream::Cluster};
 use anyhow::Context;
 use axum::{
     Json, Router,
@@ -24,6 +25,7 @@ pub struct View {
     pub livez_after: Duration,
     pub signals: Signals,
     pub registry: Arc<Registry>,
+    pub attribution: Arc<Attribution>,
 }
 
 /// The operator's port.
@@ -61,6 +63,7 @@ impl Admin {
                 "/status",
                 get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }),
             )
+            .route("/top", get(top))
             .with_state(view);
         axum::serve(self.socket, router).await.context("admin port")
     }

@@ -44,6 +44,8 @@ struct MemberStatus {
     id: String,
     state: &'static str,
     leader: bool,
+    /// What an answer takes.
+    latency_ms: f64,
     version: String,
     db_size_bytes: i64,
     db_size_in_use_bytes: i64,
@@ -97,6 +99,7 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             id: format!("{:x}", member.id()),
             state: member.state().as_str(),
             leader: member.id() != 0 && member.id() == cluster.leader(),
+            latency_ms: member.latency().as_secs_f64() * 1e3,
             version: status.version,
             db_size_bytes: status.db_size,
             db_size_in_use_bytes: status.db_size_in_use,

@@ -1,9 +1,9 @@
 //! What may be said on the command line.
 
-use crate::config::{Flags, Reloader};
-use clap::{Args, Parser, Subcommand};
+use crate::config::{Flags, Reloader, parse_duration};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// A load-protection proxy in front of etcd.
 #[derive(Debug, Parser)]
@@ -31,6 +31,10 @@ pub(super) enum Command {
     /// Show where a key, a range or a request goes, and what class of work it is.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
+
+    /// Show who loads etcd, by prefix, client and kind of request, as it happens.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(Top),
 
     /// Print the version.
     Version {
@@ -105,6 +109,44 @@ pub(super) struct What {
     pub(super) requests: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    /// The admin port of a running Seawall.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:23791")]
+    pub(super) admin: String,
+
+    /// How often it is asked.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    pub(super) interval: Duration,
+
+    /// Print the tables once, as text. So it is anyway where the output is not a terminal.
+    #[arg(long)]
+    pub(super) once: bool,
+
+    /// How far back the tables reach.
+    #[arg(long, value_enum, default_value_t = Window::Minute)]
+    pub(super) window: Window,
+
+    /// What comes first.
+    #[arg(long, value_enum, default_value_t = By::Cost)]
+    pub(super) by: By,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Window {
+    Minute,
+    Hour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum By {
+    /// What calls have cost etcd.
+    Cost,
+    Requests,
+    /// Of requests and answers.
+    Bytes,
+}
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  everything is well
@@ -155,6 +197,20 @@ Examples:
     seawall explain --config seawall.yaml --requests requests.jsonl
 
 Exit codes: 0 explained, 1 the output could not be written, 2 wrong usage or configuration.";
+
+const TOP_EXAMPLES: &str = "\
+Keys: Tab changes the table; Enter goes from a prefix to its clients and from a client to its
+requests, Esc back; c, r and b sort by cost, requests and bytes; w changes between the last minute
+and the last hour; ? shows all keys; q quits.
+
+Examples:
+  Who loads etcd now:
+    seawall top
+
+  What has moved most bytes in the last hour, as text:
+    seawall top --admin http://10.0.0.5:23791 --window hour --by bytes --once
+
+Exit codes: 0 ended by the user, 1 the admin port cannot be reached (with --once), 2 wrong usage.";
 
 const COMPLETION_EXAMPLES: &str = "\
 Examples:

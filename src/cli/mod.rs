@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod explain;
 mod request;
+mod top;
 mod version;
 
 use crate::{app, config};
@@ -35,6 +36,7 @@ fn command(command: Command) -> Result<(), Failure> {
         }
         Command::Check(source) => check::check(&source.reloader()),
         Command::Explain(args) => print(&explain::explain(&args)?),
+        Command::Top(args) => top::top(&args),
         Command::Version { json } => print(&version::version(json)),
         Command::Schema => print(&format!("{:#}\n", config::schema().to_value())),
         Command::Completion { shell } => {

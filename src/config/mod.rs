@@ -27,6 +27,7 @@ pub use certificates::{Inspection, inspect};
 pub use effective::effective;
 pub use flags::Flags;
 pub use origin::{Error, Origin, Origins, Problem};
+pub use units::parse_duration;
 pub use yaml::Position;
 
 /// Everything that was configured, checked and complete.

@@ -59,6 +59,15 @@ trait Text: FromStr<Err = Expected> + fmt::Display {
     const PATTERN: &'static str;
 }
 
+/// `250ms`, `10s`, `2m`, as everywhere.
+///
+/// # Errors
+///
+/// What was expected instead.
+pub fn parse_duration(text: &str) -> Result<time::Duration, String> {
+    text.parse::<Duration>().map(|parsed| parsed.0).map_err(|expected| expected.to_string())
+}
+
 impl Text for Duration {
     const NAME: &'static str = "Duration";
     const EXPECTED: Expected = Expected("a duration such as 250ms, 10s or 2m");

@@ -139,6 +139,11 @@ impl Member {
         self.in_flight.load(Relaxed)
     }
 
+    /// What an answer takes, slow ones weighing more.
+    pub fn latency(&self) -> Duration {
+        Duration::from_secs_f64(self.latency.now())
+    }
+
     pub(super) fn pool(&self, worker: usize, lane: Lane) -> &Arc<Pool> {
         &self.pools[worker][lane as usize]
     }

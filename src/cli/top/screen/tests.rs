@@ -1,0 +1,203 @@
+use super::*;
+use crate::{
+    attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
+    cli::top::source::{Cluster, Member, Status},
+};
+use ratatui::{Terminal, backend::TestBackend};
+
+fn ranked<N>(name: N, cost: f64, requests: u64, bytes: u64) -> Ranked<N> {
+    let load = Load { cost, requests, bytes, keys: requests * 10 };
+    Ranked { name, load, share: cost / 1_000.0, error: 0.0 }
+}
+
+fn prefix(name: &str) -> Prefix {
+    Prefix { cluster: "main".into(), prefix: name.into() }
+}
+
+fn caller(name: &str, address: &str) -> Caller {
+    Caller { client: name.into(), address: address.into() }
+}
+
+fn demand(shape: &str, prefix: &str, client: &Caller) -> Demand {
+    let Caller { client, address } = client.clone();
+    Demand { cluster: "main".into(), prefix: prefix.into(), client, address, shape: shape.into() }
+}
+
+fn snapshot() -> Snapshot {
+    let (api, operator) = (caller("apiserver", "10.0.0.1"), caller("10.0.0.9", "10.0.0.9"));
+    let member = Member {
+        endpoint: "http://127.0.0.1:2379".into(),
+        state: "healthy".into(),
+        leader: true,
+        latency_ms: 1.234,
+        version: "3.6.5".into(),
+        db_size_bytes: 512 << 20,
+        db_quota_bytes: 2 << 30,
+        alarms: Vec::new(),
+    };
+    Snapshot {
+        status: Status {
+            version: "0.1.0".into(),
+            uptime_seconds: 187,
+            clusters: [("main".to_owned(), Cluster { members: vec![member] })].into(),
+        },
+        ranking: Ranking {
+            seconds: 60,
+            total: Load { cost: 1_000.0, requests: 110, bytes: 3 << 20, keys: 1_100 },
+            prefixes: vec![
+                ranked(prefix("/registry/pods"), 900.0, 10, 2 << 20),
+                ranked(prefix("/registry/leases"), 100.0, 100, 1 << 20),
+            ],
+            clients: vec![
+                ranked(api.clone(), 600.0, 105, 1),
+                ranked(operator.clone(), 400.0, 5, 2),
+            ],
+            shapes: vec![
+                ranked(demand("list", "/registry/pods", &api), 500.0, 5, 1 << 20),
+                ranked(demand("list", "/registry/pods", &operator), 400.0, 5, 1 << 20),
+                ranked(demand("update", "/registry/leases", &api), 100.0, 100, 1 << 20),
+            ],
+            objects: vec![Object {
+                cluster: "main".into(),
+                name: "/registry/secrets/default/big".into(),
+                bytes: 1_200_000,
+                requests: 4,
+            }],
+        },
+    }
+}
+
+fn screen() -> Screen {
+    let mut screen = Screen::new("http://127.0.0.1:23791".into(), Window::Minute, By::Cost);
+    screen.take(Ok(snapshot()));
+    screen
+}
+
+fn draw(screen: &mut Screen, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+    terminal.draw(|frame| screen.draw(frame)).expect("it draws");
+    let cells: Vec<_> = terminal.backend().buffer().content().iter().map(|c| c.symbol()).collect();
+    let lines = cells.chunks(width.into()).map(|line| line.concat().trim_end().to_owned() + "\n");
+    lines.collect()
+}
+
+fn press(screen: &mut Screen, codes: impl IntoIterator<Item = KeyCode>) -> Action {
+    let keys = codes.into_iter().map(KeyEvent::from);
+    keys.map(|key| screen.key(key)).last().expect("a key")
+}
+
+#[test]
+fn fills_80_by_24() {
+    let expected = "\
+last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
+Clusters  Prefixes  Clients  Shapes  Largest objects
+┌Prefixes──────────────────────────────────────────────────────────────────────┐
+│PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
+│/registry/pods         900  90.0 %       10  2.00 MiB     100         main    │
+│/registry/leases       100  10.0 %      100  1.00 MiB   1.00k         main    │
+";
+    let drawn = draw(&mut screen(), 80, 24);
+    assert!(drawn.starts_with(expected), "{drawn}");
+    assert!(drawn.ends_with("┘\nTab table  Enter inside  Esc back  ? help  q quit\n"), "{drawn}");
+}
+
+#[test]
+fn small_terminals_show_what_matters_most() {
+    let expected = "\
+last minute by cost: cost 1.00k, 110 req
+Clusters  Prefixes  Clients  Shapes  Lar
+┌Prefixes──────────────────────────────┐
+│PREFIX                    COST   SHARE│
+│/registry/pods             900  90.0 %│
+│/registry/leases           100  10.0 %│
+";
+    let drawn = draw(&mut screen(), 40, 12);
+    assert!(drawn.starts_with(expected), "{drawn}");
+    // No size is a reason to panic.
+    for (width, height) in [(1, 1), (5, 3), (300, 2)] {
+        for _ in Tab::ALL {
+            let mut screen = screen();
+            press(&mut screen, [KeyCode::Char('?')]);
+            draw(&mut screen, width, height);
+            press(&mut screen, [KeyCode::Tab]);
+            draw(&mut screen, width, height);
+        }
+    }
+}
+
+#[test]
+fn tab_goes_round_all_tables() {
+    let mut screen = screen();
+    for (title, content) in [
+        ("Clients", "apiserver (10.0.0.1)"),
+        ("Shapes", "update"),
+        ("Largest objects", "/registry/secrets/default/big"),
+        ("Clusters", "1.23 ms"),
+        ("Prefixes", "/registry/pods"),
+    ] {
+        press(&mut screen, [KeyCode::Tab]);
+        let drawn = draw(&mut screen, 100, 24);
+        assert!(drawn.contains(&format!("┌{title}─")) && drawn.contains(content), "{drawn}");
+    }
+    press(&mut screen, [KeyCode::BackTab]);
+    let drawn = draw(&mut screen, 100, 24);
+    assert!(drawn.contains("512 MiB / 2.00 GiB"), "{drawn}");
+    assert!(drawn.contains("healthy"), "{drawn}");
+}
+
+#[test]
+fn enter_goes_from_a_prefix_to_its_clients_and_their_requests() {
+    let mut screen = screen();
+    press(&mut screen, [KeyCode::Enter]);
+    let clients = draw(&mut screen, 100, 24);
+    assert!(clients.contains("┌Clients of /registry/pods─"), "{clients}");
+    // Of this prefix alone.
+    assert!(clients.contains("apiserver (10.0.0.1)") && clients.contains("500"), "{clients}");
+    press(&mut screen, [KeyCode::Down, KeyCode::Enter]);
+    let shapes = draw(&mut screen, 100, 24);
+    assert!(shapes.contains("┌Shapes of /registry/pods, 10.0.0.9─"), "{shapes}");
+    assert_eq!(shapes.matches("list").count(), 1, "{shapes}");
+    // There is nothing inside, and back is the way one came.
+    press(&mut screen, [KeyCode::Enter, KeyCode::Esc]);
+    assert_eq!(draw(&mut screen, 100, 24).matches("10.0.0.9").count(), 1);
+    press(&mut screen, [KeyCode::Esc, KeyCode::Esc]);
+    assert!(draw(&mut screen, 100, 24).contains("┌Prefixes─"));
+}
+
+#[test]
+fn keys_sort_and_change_the_window() {
+    let mut screen = screen();
+    assert_eq!(press(&mut screen, [KeyCode::Char('r')]), Action::Draw);
+    let drawn = draw(&mut screen, 80, 24);
+    assert!(drawn.starts_with("last minute by requests"), "{drawn}");
+    assert!(drawn.find("/registry/leases") < drawn.find("/registry/pods"), "{drawn}");
+    press(&mut screen, [KeyCode::Char('b')]);
+    let drawn = draw(&mut screen, 80, 24);
+    assert!(drawn.find("/registry/pods") < drawn.find("/registry/leases"), "{drawn}");
+    assert_eq!(press(&mut screen, [KeyCode::Char('w')]), Action::Ask(Window::Hour));
+    assert_eq!(press(&mut screen, [KeyCode::Char('w')]), Action::Ask(Window::Minute));
+}
+
+#[test]
+fn help_comes_and_goes_and_q_quits() {
+    let mut screen = screen();
+    press(&mut screen, [KeyCode::Char('?')]);
+    let drawn = draw(&mut screen, 80, 24);
+    assert!(drawn.contains("Any key closes this."), "{drawn}");
+    assert_eq!(press(&mut screen, [KeyCode::Char('q')]), Action::Draw);
+    assert!(!draw(&mut screen, 80, 24).contains("Any key closes this."));
+    assert_eq!(press(&mut screen, [KeyCode::Char('q')]), Action::Quit);
+    let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(screen.key(interrupt), Action::Quit);
+}
+
+#[test]
+fn a_silent_admin_port_is_named_and_the_last_answer_stays() {
+    let mut screen = screen();
+    screen.take(Err(anyhow::anyhow!("refused").context("the admin port cannot be reached")));
+    let drawn = draw(&mut screen, 80, 24);
+    assert!(drawn.contains("the admin port cannot be reached; trying again\nrefused\n"), "{drawn}");
+    assert!(drawn.contains("/registry/pods"), "{drawn}");
+    screen.take(Ok(snapshot()));
+    assert!(!draw(&mut screen, 80, 24).contains("refused"));
+}
