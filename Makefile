@@ -63,9 +63,16 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
 	@KEEP=$(KEEP) cargo run --quiet --locked --example demo
 
-bench: setup build ## Measure what a hop in front of etcd costs (25 minutes); ARGS are for seawall-bench
+seawall_bench := cargo run --release --locked --package seawall-bench --
+
+bench: setup build ## Measure what a hop in front of etcd costs and protects (an hour); ARGS are for seawall-bench
 	@scripts/haproxy || echo "measuring without HAProxy"
-	cargo run --release --locked --package seawall-bench -- $(or $(ARGS),passthrough)
+ifdef ARGS
+	$(seawall_bench) $(ARGS)
+else
+	$(seawall_bench) passthrough
+	$(seawall_bench) storm
+endif
 
 clean: ## Remove everything that was built or obtained
 	cargo clean

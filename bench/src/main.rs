@@ -1,11 +1,11 @@
 //! Measures what Seawall and its peers cost in front of etcd, against the same etcd without them.
 //!
 //! - [`cli`]: flags, and the plan they make.
-//! - [`mod@passthrough`]: the run: rounds over experiments over targets.
+//! - [`mod@passthrough`], [`mod@storm`]: the runs: rounds over experiments over targets.
 //! - [`target`]: what is measured, and how it is started.
 //! - [`workload`]: what is asked of it, and what is a right answer.
 //! - [`client`]: HTTP/2 and gRPC at little cost.
-//! - [`measure`]: closed loops, latencies, processor time and memory.
+//! - [`measure`]: closed and open loops, latencies, processor time and memory.
 //! - [`report`]: tables, JSON, and where it was measured.
 
 mod cli;
@@ -13,12 +13,14 @@ mod client;
 mod measure;
 mod passthrough;
 mod report;
+mod storm;
 mod target;
 mod workload;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, Common};
+use report::Report;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,15 +28,27 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     match Cli::parse().command {
-        Command::Passthrough(flags) => passthrough(&flags).await,
+        Command::Passthrough(flags) => {
+            let plan = flags.plan()?;
+            let report = Report::new(&plan.programs, &plan.targets, &plan.left_out)?;
+            run(report, &flags.common, async |report| passthrough::run(&plan, report).await).await
+        }
+        Command::Storm(flags) => {
+            let plan = flags.plan()?;
+            let report = Report::new(&plan.programs, &plan.targets, &plan.left_out)?;
+            run(report, &flags.common, async |report| storm::measure(&plan, report).await).await
+        }
     }
 }
 
-async fn passthrough(flags: &cli::Passthrough) -> Result<ExitCode> {
-    let plan = flags.plan()?;
-    let mut report = report::Report::new(&plan)?;
+/// Measures until the end or a signal, and writes what there is by then.
+async fn run<S: report::Sample>(
+    mut report: Report<S>,
+    flags: &Common,
+    measure: impl AsyncFnOnce(&mut Report<S>) -> Result<()>,
+) -> Result<ExitCode> {
     let ended = tokio::select! {
-        ended = Box::pin(passthrough::run(&plan, &mut report)) => ended,
+        ended = Box::pin(measure(&mut report)) => ended,
         ended = interrupted() => ended,
     };
     if let Err(error) = ended {

@@ -1,13 +1,12 @@
 //! The pass-through run: what a hop costs when it only has to hand requests on.
 
 use crate::{
-    measure::{Processes, forget_peak},
-    report::{Report, Sample},
-    target::{Programs, Target},
+    measure::{Processes, ensure_memory, forget_peak},
+    report::{PassthroughSample as Sample, Report},
+    target::{Programs, Target, in_turn},
     workload::{Data, Durations, Experiment, Needs, Workload, compact},
 };
-use anyhow::{Context, Result, ensure};
-use procfs::Current;
+use anyhow::{Context, Result};
 use seawall_testkit::Cluster;
 use std::net::SocketAddr;
 
@@ -24,14 +23,10 @@ pub(crate) struct Plan {
     pub(crate) durations: Durations,
 }
 
-/// The largest quota etcd's authors recommend; ours is used up by history between compactions.
-const ETCD_ARGS: [&str; 2] = ["--log-level=error", "--quota-backend-bytes=8589934592"];
-
 /// Measures everything, and puts each sample into the report as soon as it is there.
-pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+pub(crate) async fn run(plan: &Plan, report: &mut Report<Sample>) -> Result<()> {
     eprintln!("starting and filling etcd {}", plan.programs.etcd.line());
-    let etcd =
-        Cluster::builder().binaries(&plan.programs.etcd).extra_args(ETCD_ARGS).start().await?;
+    let etcd = plan.programs.start_etcd().await?;
     let workloads = plan.experiments.iter().map(|experiment| experiment.workload);
     let data = Data::load(etcd.member(0).address(), Needs::of(workloads)).await?;
     let bench = Bench { plan, etcd, data };
@@ -63,20 +58,15 @@ impl Bench<'_> {
         experiment: Experiment,
         round: usize,
         index: usize,
-        report: &mut Report,
+        report: &mut Report<Sample>,
     ) -> Result<()> {
-        let targets = &self.plan.targets;
-        let first = (round + index) % targets.len();
-        for &target in targets[first..].iter().chain(&targets[..first]) {
+        for target in in_turn(&self.plan.targets, round + index) {
             if let Err(shortage) = enough_memory(experiment, target) {
                 report.note(format!("{experiment} of {target} is left out: {shortage}"));
                 continue;
             }
             match self.sample(experiment, target, round).await {
-                Ok(sample) => {
-                    eprintln!("round {}: {sample}", round + 1);
-                    report.add(sample);
-                }
+                Ok(sample) => report.add(sample),
                 // One peer that fails does not spoil what can be learnt of the others.
                 Err(error) => {
                     let round = round + 1;
@@ -113,20 +103,12 @@ impl Bench<'_> {
     }
 }
 
-/// Lists in flight fill the memory of etcd, and of a peer that buffers. Better no figure than a
-/// machine that kills what others run on it.
+/// Lists in flight fill the memory of etcd, and of a peer that buffers.
 fn enough_memory(experiment: Experiment, target: Target) -> Result<()> {
     if matches!(experiment.workload, Workload::Get | Workload::Put | Workload::Txn) {
         return Ok(());
     }
     let per_list_mib = if target == Target::GrpcProxy { 1024 } else { 512 };
     // One more for what etcd holds anyway.
-    let wanted_mib = (experiment.in_flight as u64 + 1) * per_list_mib;
-    let memory = procfs::Meminfo::current().context("reading /proc/meminfo")?;
-    let available_mib = memory.mem_available.unwrap_or(memory.mem_free) >> 20;
-    ensure!(
-        available_mib >= wanted_mib,
-        "{available_mib} MiB of memory are available and it may take {wanted_mib}"
-    );
-    Ok(())
+    ensure_memory((experiment.in_flight as u64 + 1) * per_list_mib)
 }

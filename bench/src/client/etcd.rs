@@ -8,6 +8,7 @@ pub(crate) type Method = &'static str;
 pub(crate) const RANGE: Method = "/etcdserverpb.KV/Range";
 pub(crate) const PUT: Method = "/etcdserverpb.KV/Put";
 pub(crate) const TXN: Method = "/etcdserverpb.KV/Txn";
+pub(crate) const LEASE_GRANT: Method = "/etcdserverpb.Lease/LeaseGrant";
 pub(crate) const COMPACT: Method = "/etcdserverpb.KV/Compact";
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -32,6 +33,14 @@ pub(crate) struct RangeRequest {
     pub(crate) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) limit: i64,
+}
+
+impl RangeRequest {
+    pub(crate) fn of_key(key: impl Into<Bytes>) -> Self {
+        Self { key: key.into(), ..Self::default() }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -116,6 +125,18 @@ pub(crate) struct TxnResponse {
     pub(crate) succeeded: bool,
     #[prost(message, repeated, tag = "3")]
     pub(crate) responses: Vec<ResponseOp>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseGrantRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) ttl: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LeaseGrantResponse {
+    #[prost(int64, tag = "2")]
+    pub(crate) id: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

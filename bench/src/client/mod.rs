@@ -8,6 +8,8 @@ mod scan;
 #[cfg(test)]
 pub(crate) mod scripted;
 
+#[cfg(test)]
+pub(crate) use grpc::frame;
 pub(crate) use grpc::{Answer, Decoded};
 pub(crate) use scan::{Listed, RangeScan};
 
@@ -153,6 +155,16 @@ pub(crate) enum Failure {
     Timeout,
     #[error("wrong answer: {0}")]
     Wrong(&'static str),
+    /// Not of the state of the store that was acknowledged before it was asked for.
+    #[error("stale answer: {0}")]
+    Stale(&'static str),
+}
+
+impl Failure {
+    /// Whether it is an answer that etcd never gives, rather than none or a refusal.
+    pub(crate) fn is_violation(&self) -> bool {
+        matches!(self, Self::Wrong(_) | Self::Stale(_))
+    }
 }
 
 impl From<h2::Error> for Failure {

@@ -1,7 +1,12 @@
-use super::{Failure, etcd::ResponseHeader, grpc::Answer};
+use super::{
+    Failure,
+    etcd::{KeyValue, ResponseHeader},
+    grpc::Answer,
+};
 use prost::Message;
 
-/// Reads a RangeResponse of any size without keeping it: key-values are counted and skipped.
+/// Reads a RangeResponse of any size without keeping it: key-values are counted and skipped, but
+/// for a few small ones.
 ///
 /// Decoding 100 MB would make the client the most expensive process of the three; this looks at a
 /// few bytes for each key-value.
@@ -10,18 +15,26 @@ pub(crate) struct RangeScan {
     state: State,
     varint: Varint,
     header: Vec<u8>,
+    /// The key-value that is being kept, as far as it has come.
+    small: Vec<u8>,
     listed: Listed,
 }
 
+/// Smaller than any object of a workload.
+const SMALL_BYTES_MAX: usize = 256;
+/// More small ones are skipped like all others.
+const SMALL_KVS_MAX: usize = 8;
+
 /// What a list holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) revision: i64,
     /// Length of the message.
     pub(crate) message_bytes: u64,
     pub(crate) kvs: u64,
-    /// Length of all key-values, each with keys, value and revisions.
+    /// Length of the key-values that were skipped, each with key, value and revisions.
     pub(crate) kvs_bytes: u64,
+    pub(crate) small: Vec<KeyValue>,
     pub(crate) more: bool,
     pub(crate) count: u64,
 }
@@ -40,6 +53,9 @@ enum State {
         field: u64,
     },
     Header {
+        left: usize,
+    },
+    Small {
         left: usize,
     },
     Skipped {
@@ -70,6 +86,12 @@ impl Answer for RangeScan {
                     let (taken, rest) = bytes.split_at(left.min(bytes.len()));
                     self.header.extend_from_slice(taken);
                     self.state = State::header(left - taken.len());
+                    rest
+                }
+                State::Small { left } => {
+                    let (taken, rest) = bytes.split_at(left.min(bytes.len()));
+                    self.small.extend_from_slice(taken);
+                    self.state = self.small(left - taken.len())?;
                     rest
                 }
                 State::Tag | State::Number { .. } | State::Length { .. } => {
@@ -112,15 +134,28 @@ impl RangeScan {
                 State::Tag
             }
             State::Length { field: field::HEADER } => State::header(length()?),
-            State::Length { field } => {
-                if field == field::KVS {
-                    self.listed.kvs += 1;
-                    self.listed.kvs_bytes += number;
+            State::Length { field: field::KVS } => {
+                self.listed.kvs += 1;
+                let length = length()?;
+                if length <= SMALL_BYTES_MAX && self.listed.small.len() < SMALL_KVS_MAX {
+                    return self.small(length);
                 }
-                State::skipped(length()?)
+                self.listed.kvs_bytes += number;
+                State::skipped(length)
             }
-            State::Header { .. } | State::Skipped { .. } => self.state,
+            State::Length { .. } => State::skipped(length()?),
+            State::Header { .. } | State::Small { .. } | State::Skipped { .. } => self.state,
         })
+    }
+
+    fn small(&mut self, left: usize) -> Result<State, Failure> {
+        if left > 0 {
+            return Ok(State::Small { left });
+        }
+        let kv = KeyValue::decode(self.small.as_slice());
+        self.listed.small.push(kv.map_err(|_| Failure::Wrong("a bad key-value"))?);
+        self.small.clear();
+        Ok(State::Tag)
     }
 }
 
@@ -170,7 +205,7 @@ mod tests {
         let kv = |n: usize| KeyValue {
             key: format!("/registry/pods/{n}").into(),
             mod_revision: 300 + n as i64,
-            value: vec![b'v'; n * 70].into(),
+            value: vec![b'v'; n * 150].into(),
         };
         RangeResponse {
             header: Some(ResponseHeader { revision: 4711 }),
@@ -188,13 +223,24 @@ mod tests {
             revision: 4711,
             message_bytes: message.len() as u64,
             kvs: 5,
-            kvs_bytes: response.kvs.iter().map(|kv| kv.encoded_len() as u64).sum(),
+            kvs_bytes: response.kvs[2..].iter().map(|kv| kv.encoded_len() as u64).sum(),
+            small: response.kvs[..2].to_vec(),
             more: true,
             count: 900,
         };
         for piece_bytes in 1..=message.len() {
-            assert_eq!(scan(&message, piece_bytes), Ok(expected));
+            assert_eq!(scan(&message, piece_bytes), Ok(expected.clone()));
         }
+    }
+
+    #[test]
+    fn keeps_few_small_ones_however_many_there_are() -> Result<(), Failure> {
+        let kv = KeyValue { key: "k".into(), mod_revision: 7, value: "v".into() };
+        let kvs = vec![kv; 3 * SMALL_KVS_MAX];
+        let message = RangeResponse { kvs, ..response() }.encode_to_vec();
+        let listed = scan(&message, message.len())?;
+        assert_eq!((listed.kvs, listed.small.len()), (24, SMALL_KVS_MAX));
+        Ok(())
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! Closed loops: each waits for its answer and asks again, and what that took is counted.
+//! Closed loops: each waits for its answer and asks again, and what that took is counted. Open
+//! loops are in [`paced`].
 
+mod apart;
+mod paced;
 mod processes;
 
-pub(crate) use processes::{Cost, Costs, Processes, forget_peak};
+pub(crate) use apart::Apart;
+pub(crate) use paced::{Pace, run_paced};
+pub(crate) use processes::{Cost, Costs, Processes, Readings, ensure_memory, forget_peak};
 
 use crate::client::{Connection, Failure};
 use anyhow::Result;
@@ -40,7 +45,17 @@ pub(crate) enum Until {
 /// What came of a measurement.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measurement {
-    /// Those that were answered rightly; all figures are of them.
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
+    #[serde(flatten)]
+    pub(crate) costs: Costs,
+}
+
+/// What came of some loops. Latencies are of the operations that were answered rightly, and of all
+/// where a [`Pace`] says so.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figures {
+    /// Those that were answered rightly.
     pub(crate) operations: u64,
     pub(crate) per_second: f64,
     pub(crate) bytes_per_second: f64,
@@ -49,8 +64,8 @@ pub(crate) struct Measurement {
     pub(crate) max_ms: f64,
     /// Those that were not, by reason.
     pub(crate) errors: BTreeMap<String, u64>,
-    #[serde(flatten)]
-    pub(crate) costs: Costs,
+    /// How many of them are answers that etcd never gives.
+    pub(crate) violations: u64,
 }
 
 /// Far above any list behind any peer, so that only what hangs is cut off.
@@ -70,10 +85,13 @@ pub(crate) async fn measure<O: Operation>(
     let before = processes.read()?;
     let (_, tally) = run(loops, until).await?;
     let costs = processes.read()?.since(&before);
-    Ok(tally.measurement(costs))
+    Ok(Measurement { figures: tally.figures(), costs })
 }
 
-async fn run<O: Operation>(loops: Vec<Loop<O>>, until: Until) -> Result<(Vec<Loop<O>>, Tally)> {
+pub(crate) async fn run<O: Operation>(
+    loops: Vec<Loop<O>>,
+    until: Until,
+) -> Result<(Vec<Loop<O>>, Tally)> {
     let start = Instant::now();
     let mut running = JoinSet::new();
     for each in loops {
@@ -124,8 +142,8 @@ impl Until {
 }
 
 /// What one loop counted, or several.
-#[derive(Debug)]
-struct Tally {
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
     attempts: u64,
     operations: u64,
     bytes: u64,
@@ -133,6 +151,7 @@ struct Tally {
     bytes_per_second: f64,
     latency_us: Histogram<u64>,
     errors: BTreeMap<String, u64>,
+    violations: u64,
 }
 
 impl Tally {
@@ -146,6 +165,7 @@ impl Tally {
             bytes_per_second: 0.0,
             latency_us: Histogram::new_with_max(highest_us, 3).expect("the bounds are valid"),
             errors: BTreeMap::new(),
+            violations: 0,
         }
     }
 
@@ -155,10 +175,17 @@ impl Tally {
             Ok(bytes) => {
                 self.operations += 1;
                 self.bytes += bytes;
-                self.latency_us.saturating_record(latency.as_micros() as u64);
+                self.time(latency);
             }
-            Err(failure) => *self.errors.entry(failure.to_string()).or_default() += 1,
+            Err(failure) => {
+                *self.errors.entry(failure.to_string()).or_default() += 1;
+                self.violations += u64::from(failure.is_violation());
+            }
         }
+    }
+
+    fn time(&mut self, latency: Duration) {
+        self.latency_us.saturating_record(latency.as_micros() as u64);
     }
 
     /// Rates are of each loop over its own time, and then summed: a loop whose last list ends early
@@ -168,7 +195,7 @@ impl Tally {
         self.bytes_per_second = self.bytes as f64 / elapsed.as_secs_f64();
     }
 
-    fn add(&mut self, part: &Self) {
+    pub(crate) fn add(&mut self, part: &Self) {
         self.attempts += part.attempts;
         self.operations += part.operations;
         self.bytes += part.bytes;
@@ -178,11 +205,12 @@ impl Tally {
         for (reason, count) in &part.errors {
             *self.errors.entry(reason.clone()).or_default() += count;
         }
+        self.violations += part.violations;
     }
 
-    fn measurement(self, costs: Costs) -> Measurement {
+    pub(crate) fn figures(self) -> Figures {
         let quantile_ms = |q| self.latency_us.value_at_quantile(q) as f64 / 1000.0;
-        Measurement {
+        Figures {
             operations: self.operations,
             per_second: self.per_second,
             bytes_per_second: self.bytes_per_second,
@@ -190,7 +218,7 @@ impl Tally {
             p99_ms: quantile_ms(0.99),
             max_ms: self.latency_us.max() as f64 / 1000.0,
             errors: self.errors,
-            costs,
+            violations: self.violations,
         }
     }
 }
@@ -212,13 +240,11 @@ mod tests {
     }
 
     /// Puts in one loop, each answered as the script says.
-    async fn puts(
-        until: Until,
-        script: impl Fn(u64) -> Reply + Send + Sync + 'static,
-    ) -> Measurement {
+    async fn puts(until: Until, script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> Figures {
         let connection = scripted::connect(script).await;
         let loops = vec![Loop { connection, operation: Put::new(0) }];
-        measure(loops, None, until, &Processes::only_client()).await.expect("loops do not panic")
+        let measured = measure(loops, None, until, &Processes::only_client()).await;
+        measured.expect("loops do not panic").figures
     }
 
     fn assert_near(value: f64, expected: f64) {
@@ -251,7 +277,7 @@ mod tests {
         let until = Until::Elapsed(Duration::from_secs(10));
         let loops = (0..16).map(new).collect();
         let measured = measure(loops, None, until, &Processes::only_client()).await;
-        assert_near(measured.expect("loops do not panic").per_second, 160.0);
+        assert_near(measured.expect("loops do not panic").figures.per_second, 160.0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -274,7 +300,7 @@ mod tests {
                 ("wrong answer: a message that is cut short", 1),
             ]
         );
-        assert_eq!(measured.operations, 78);
+        assert_eq!((measured.operations, measured.violations), (78, 1));
         assert_near(measured.max_ms, 20.0);
     }
 
@@ -306,6 +332,6 @@ mod tests {
         let loops = vec![Loop { connection, operation: Put::new(0) }];
         let (warm_up, until) = (Some(Duration::from_millis(4000)), Until::Operations(10));
         let measured = measure(loops, warm_up, until, &Processes::only_client()).await;
-        assert_near(measured.expect("loops do not panic").max_ms, 20.0);
+        assert_near(measured.expect("loops do not panic").figures.max_ms, 20.0);
     }
 }

@@ -1,5 +1,5 @@
-use anyhow::{Context, Result};
-use procfs::CurrentSI;
+use anyhow::{Context, Result, ensure};
+use procfs::{Current, CurrentSI};
 use seawall_testkit::Usage;
 use serde::Serialize;
 use std::{fs, process, time::Duration};
@@ -98,6 +98,17 @@ pub(crate) fn forget_peak(pid: u32) -> Result<()> {
     const PEAK_RSS: &str = "5";
     fs::write(format!("/proc/{pid}/clear_refs"), PEAK_RSS)
         .with_context(|| format!("resetting the peak memory of process {pid}"))
+}
+
+/// Better no figure than a machine that kills what others run on it.
+pub(crate) fn ensure_memory(wanted_mib: u64) -> Result<()> {
+    let memory = procfs::Meminfo::current().context("reading /proc/meminfo")?;
+    let available_mib = memory.mem_available.unwrap_or(memory.mem_free) >> 20;
+    ensure!(
+        available_mib >= wanted_mib,
+        "{available_mib} MiB of memory are available and it may take {wanted_mib}"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(super) const BYTES_PER_MIB: f64 = (1 << 20) as f64;
+
 /// The median of some rounds, with the lowest and the highest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {

@@ -2,48 +2,61 @@
 
 mod environment;
 mod figures;
-mod tables;
+mod passthrough;
+mod rows;
+mod storm;
+
+pub(crate) use passthrough::Sample as PassthroughSample;
+pub(crate) use storm::{
+    HotKeyFigures, Outcome as StormOutcome, Sample as StormSample, StormFigures,
+};
 
 use crate::{
-    measure::Measurement,
-    passthrough::Plan,
-    target::Target,
-    workload::{Experiment, Workload},
+    measure::Costs,
+    target::{Programs, Target},
 };
 use anyhow::{Context, Result};
 use environment::Environment;
 use serde::Serialize;
-use std::{fmt, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Write},
+    fs,
+    path::Path,
+};
 
 /// One experiment of one target in one round.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Sample {
-    #[serde(flatten)]
-    pub(crate) experiment: Experiment,
-    pub(crate) target: Target,
-    pub(crate) round: usize,
-    #[serde(flatten)]
-    pub(crate) measurement: Measurement,
+pub(crate) trait Sample: Display + Serialize + Sized {
+    type Experiment: Copy + Display + PartialEq;
+
+    fn experiment(&self) -> Self::Experiment;
+    fn target(&self) -> Target;
+    fn round(&self) -> usize;
+    fn costs(&self) -> &Costs;
+    /// What was not answered rightly, by part of the experiment and by reason.
+    fn errors(&self) -> Vec<(&'static str, &BTreeMap<String, u64>)>;
+    /// Whether the run may count as a success.
+    fn is_right(&self) -> bool;
+    fn tables(out: &mut impl Write, samples: &[Self]) -> fmt::Result;
 }
 
 /// All samples so far, and what must be known about them.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct Report<S> {
     environment: Environment,
     notes: Vec<String>,
     failures: Vec<String>,
-    samples: Vec<Sample>,
+    samples: Vec<S>,
 }
 
-impl Report {
-    pub(crate) fn new(plan: &Plan) -> Result<Self> {
-        let versions = plan.programs.versions(&plan.targets)?;
-        let environment = Environment::here(versions)?;
-        let notes = plan.left_out.clone();
-        Ok(Self { environment, notes, failures: Vec::new(), samples: Vec::new() })
+impl<S: Sample> Report<S> {
+    pub(crate) fn new(programs: &Programs, targets: &[Target], notes: &[String]) -> Result<Self> {
+        let environment = Environment::here(programs.versions(targets)?)?;
+        Ok(Self { environment, notes: notes.to_vec(), failures: Vec::new(), samples: Vec::new() })
     }
 
-    pub(crate) fn add(&mut self, sample: Sample) {
+    pub(crate) fn add(&mut self, sample: S) {
+        eprintln!("round {}: {sample}", sample.round() + 1);
         self.samples.push(sample);
     }
 
@@ -60,8 +73,7 @@ impl Report {
 
     /// Whether everything was measured and every single answer was right.
     pub(crate) fn is_clean(&self) -> bool {
-        let right = |sample: &Sample| sample.measurement.errors.is_empty();
-        self.failures.is_empty() && self.samples.iter().all(right)
+        self.failures.is_empty() && self.samples.iter().all(Sample::is_right)
     }
 
     /// Prints the tables, and writes the files that were asked for.
@@ -76,37 +88,45 @@ impl Report {
         }
         Ok(())
     }
-
-    fn of(&self, workloads: &[Workload]) -> Vec<&Sample> {
-        let chosen = |sample: &&Sample| workloads.contains(&sample.experiment.workload);
-        self.samples.iter().filter(chosen).collect()
-    }
 }
 
-impl fmt::Display for Report {
+impl<S: Sample> Display for Report<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.environment)?;
-        let others = self.samples.iter().map(|sample| sample.measurement.costs.others_cores);
+        let others = self.samples.iter().map(|sample| sample.costs().others_cores);
         if let Some(cores) = figures::Spread::of(others) {
             writeln!(f, "- Cores that other work took during the samples: {cores}")?;
         }
         for note in self.notes.iter().chain(&self.failures) {
             writeln!(f, "- {note}")?;
         }
-        let small = [Workload::Get, Workload::Put, Workload::Txn];
-        tables::small_operations(f, &self.of(&small))?;
-        tables::lists(f, &self.of(&[Workload::List100]))?;
-        tables::memory(f, &self.of(&[Workload::Mem100]))?;
-        tables::errors(f, &self.samples)
+        S::tables(f, &self.samples)?;
+        errors(f, &self.samples)
     }
 }
 
-impl fmt::Display for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let per_second = figures::number(self.measurement.per_second);
-        let errors: u64 = self.measurement.errors.values().sum();
-        write!(f, "{} {}: {per_second}/s, {errors} errors", self.experiment, self.target)
+/// Every operation that was not answered rightly, by reason.
+fn errors<S: Sample>(out: &mut impl Write, samples: &[S]) -> fmt::Result {
+    let any = |sample: &&S| sample.errors().iter().any(|(_, errors)| !errors.is_empty());
+    let failed: Vec<_> = samples.iter().filter(any).collect();
+    if failed.is_empty() {
+        return Ok(());
     }
+    writeln!(out, "\n### Errors\n")?;
+    for sample in failed {
+        let (experiment, target, round) =
+            (sample.experiment(), sample.target(), sample.round() + 1);
+        for (part, errors) in sample.errors() {
+            let of_part = if part.is_empty() { String::new() } else { format!(", {part}") };
+            for (reason, count) in errors {
+                writeln!(
+                    out,
+                    "- {experiment} of {target}, round {round}{of_part}: {count} × {reason}"
+                )?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -9,7 +9,6 @@ use crate::client::{
     etcd::{self, RangeRequest, RangeResponse},
 };
 use anyhow::{Context, Result, bail, ensure};
-use bytes::Bytes;
 use clap::ValueEnum;
 use process::Process;
 use seawall_testkit::{Binaries, Cluster, SeawallProcess, eventually};
@@ -126,7 +125,20 @@ impl fmt::Display for Target {
     }
 }
 
+/// All of them, each time another first.
+pub(crate) fn in_turn(targets: &[Target], turn: usize) -> impl Iterator<Item = Target> {
+    let first = turn % targets.len();
+    targets[first..].iter().chain(&targets[..first]).copied()
+}
+
 impl Programs {
+    /// One member, with the largest quota etcd's authors recommend: it is used up by history
+    /// between compactions.
+    pub(crate) async fn start_etcd(&self) -> Result<Cluster> {
+        let args = ["--log-level=error", "--quota-backend-bytes=8589934592"];
+        Cluster::builder().binaries(&self.etcd).extra_args(args).start().await
+    }
+
     /// What the program of each target says it is.
     pub(crate) fn versions(&self, targets: &[Target]) -> Result<Vec<String>> {
         let mut versions = vec![first_line(&self.etcd.etcd(), "--version")?];
@@ -175,7 +187,7 @@ impl Running {
     }
 
     async fn serves(&self) -> Result<()> {
-        let request = RangeRequest { key: "/registry/health".into(), range_end: Bytes::new() };
+        let request = RangeRequest::of_key("/registry/health");
         let serves = eventually(START_DEADLINE, "it to answer a read", async || {
             let connection = Connection::open(self.address).await?;
             connection.unary::<RangeResponse>(etcd::RANGE, &request).await?;

@@ -1,4 +1,4 @@
-use super::{Operation, Workload, get, list::List};
+use super::{Objects, Operation, Workload, get, list::List};
 use crate::{
     client::{
         Connection, Failure,
@@ -38,14 +38,14 @@ impl Data {
     pub(crate) async fn load(etcd: SocketAddr, needs: Needs) -> Result<Self> {
         let connection = Connection::open(etcd).await?;
         if needs.points {
-            fill(&connection, get::KEYS, get::key, get::VALUE_BYTES).await?;
+            fill(&connection, get::OBJECTS).await?;
         }
         if !needs.lists {
             return Ok(Self { listed_bytes: None });
         }
-        fill(&connection, List::KEYS, List::key, List::VALUE_BYTES).await?;
+        fill(&connection, List::OBJECTS).await?;
         let listed = List::ask(&connection).await?;
-        ensure!(listed.kvs == List::KEYS as u64, "etcd lists {} keys", listed.kvs);
+        ensure!(listed.kvs == Objects::KEYS as u64, "etcd lists {} keys", listed.kvs);
         Ok(Self { listed_bytes: Some(listed.kvs_bytes) })
     }
 
@@ -68,37 +68,32 @@ pub(crate) async fn compact(etcd: SocketAddr) -> Result<()> {
 
 const FILLERS: usize = 32;
 
-async fn fill(
-    connection: &Connection,
-    keys: usize,
-    key: fn(usize) -> Bytes,
-    value_bytes: usize,
-) -> Result<()> {
-    let value = value(value_bytes);
-    let share = keys.div_ceil(FILLERS);
+pub(crate) async fn fill(connection: &Connection, objects: Objects) -> Result<()> {
+    let value = value(objects.value_bytes());
+    let share = Objects::KEYS.div_ceil(FILLERS);
     let filler = |index| Loop {
         connection: connection.clone(),
-        operation: Fill { next: index * share, keys, key, value: value.clone() },
+        operation: Fill { next: index * share, objects, value: value.clone() },
     };
     let loops = (0..FILLERS).map(filler).collect();
     let until = Until::Operations(share as u64);
     let filled = measure(loops, None, until, &Processes::only_client()).await?;
-    ensure!(filled.errors.is_empty(), "filling etcd: {:?}", filled.errors);
+    let errors = filled.figures.errors;
+    ensure!(errors.is_empty(), "filling etcd: {errors:?}");
     Ok(())
 }
 
 /// Puts one key after the other.
 struct Fill {
     next: usize,
-    keys: usize,
-    key: fn(usize) -> Bytes,
+    objects: Objects,
     value: Bytes,
 }
 
 impl Operation for Fill {
     async fn perform(&mut self, connection: &Connection) -> Result<u64, Failure> {
-        if self.next < self.keys {
-            let put = PutRequest { key: (self.key)(self.next), value: self.value.clone() };
+        if self.next < Objects::KEYS {
+            let put = PutRequest { key: self.objects.key(self.next), value: self.value.clone() };
             connection.unary::<PutResponse>(etcd::PUT, &put).await?;
             self.next += 1;
         }

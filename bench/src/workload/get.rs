@@ -1,16 +1,12 @@
-use super::Operation;
+use super::{Objects, Operation};
 use crate::client::{
     Connection, Failure,
     etcd::{self, RangeRequest, RangeResponse},
 };
 use bytes::Bytes;
 
-pub(super) const KEYS: usize = 10_000;
-pub(super) const VALUE_BYTES: usize = 2 << 10;
-
-pub(super) fn key(index: usize) -> Bytes {
-    format!("/registry/pods/namespace-{:03}/pod-{index:05}", index % 100).into()
-}
+pub(super) const OBJECTS: Objects = Objects::Of2KiB;
+const KEYS: usize = Objects::KEYS;
 
 /// Reads one key after the other, in an order that no cache line or page likes.
 #[derive(Debug)]
@@ -34,7 +30,10 @@ impl Get {
         }
         self.revision = revision;
         match answer.kvs.as_slice() {
-            [kv] if kv.key == key && kv.value.len() == VALUE_BYTES && answer.count == 1 => {
+            [kv] if kv.key == key
+                && kv.value.len() == OBJECTS.value_bytes()
+                && answer.count == 1 =>
+            {
                 Ok(kv.value.len() as u64)
             }
             _ => Err(Failure::Wrong("not the key that was asked for")),
@@ -44,9 +43,9 @@ impl Get {
 
 impl Operation for Get {
     async fn perform(&mut self, connection: &Connection) -> Result<u64, Failure> {
-        let key = key(self.next);
+        let key = OBJECTS.key(self.next);
         self.next = (self.next + STRIDE) % KEYS;
-        let request = RangeRequest { key: key.clone(), range_end: Bytes::new() };
+        let request = RangeRequest::of_key(key.clone());
         let answer = connection.unary(etcd::RANGE, &request).await?;
         self.check(&key, &answer)
     }
@@ -58,7 +57,7 @@ mod tests {
     use crate::client::etcd::{KeyValue, ResponseHeader};
 
     fn answer(revision: i64, key: &Bytes) -> RangeResponse {
-        let value = vec![0; VALUE_BYTES].into();
+        let value = vec![0; OBJECTS.value_bytes()].into();
         RangeResponse {
             header: Some(ResponseHeader { revision }),
             kvs: vec![KeyValue { key: key.clone(), mod_revision: 2, value }],
@@ -76,9 +75,9 @@ mod tests {
 
     #[test]
     fn only_the_key_asked_for_is_right() {
-        let (asked, other) = (key(7), key(8));
+        let (asked, other) = (OBJECTS.key(7), OBJECTS.key(8));
         let check = |answer| Get::new(0).check(&asked, &answer);
-        assert_eq!(check(answer(9, &asked)), Ok(VALUE_BYTES as u64));
+        assert_eq!(check(answer(9, &asked)), Ok(OBJECTS.value_bytes() as u64));
         let wrong = Err(Failure::Wrong("not the key that was asked for"));
         assert_eq!(check(answer(9, &other)), wrong);
         assert_eq!(check(RangeResponse { kvs: Vec::new(), ..answer(9, &asked) }), wrong);
@@ -87,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_revision_never_goes_back() {
-        let (key, mut get) = (key(7), Get::new(0));
+        let (key, mut get) = (OBJECTS.key(7), Get::new(0));
         let mut check = |revision| get.check(&key, &answer(revision, &key));
         assert!(check(9).is_ok());
         assert!(check(9).is_ok());

@@ -1,9 +1,8 @@
-use super::Operation;
+use super::{Objects, Operation};
 use crate::client::{
     Connection, Failure, Listed, RangeScan,
     etcd::{self, RangeRequest},
 };
-use bytes::Bytes;
 
 /// Lists everything under one prefix, without a limit. The answer is counted, not kept.
 #[derive(Debug)]
@@ -14,12 +13,7 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) const KEYS: usize = 10_000;
-    pub(super) const VALUE_BYTES: usize = 10 << 10;
-
-    pub(super) fn key(index: usize) -> Bytes {
-        format!("/registry/bigpods/namespace-{:03}/pod-{index:05}", index % 100).into()
-    }
+    pub(super) const OBJECTS: Objects = Objects::Of10KiB;
 
     pub(super) fn new(kvs_bytes: u64) -> Self {
         Self { kvs_bytes, revision: 0 }
@@ -27,8 +21,9 @@ impl List {
 
     pub(super) async fn ask(connection: &Connection) -> Result<Listed, Failure> {
         let request = RangeRequest {
-            key: "/registry/bigpods/".into(),
-            range_end: "/registry/bigpods0".into(),
+            key: Self::OBJECTS.prefix().into(),
+            range_end: Self::OBJECTS.range_end().into(),
+            limit: 0,
         };
         connection.call::<RangeScan>(etcd::RANGE, &request).await
     }
@@ -38,7 +33,7 @@ impl List {
             return Err(Failure::Wrong("a revision that goes back"));
         }
         self.revision = listed.revision;
-        let keys = Self::KEYS as u64;
+        let keys = Objects::KEYS as u64;
         if (listed.kvs, listed.count, listed.more) != (keys, keys, false) {
             return Err(Failure::Wrong("not all keys"));
         }
@@ -61,25 +56,26 @@ mod tests {
 
     #[test]
     fn only_the_whole_list_is_right() {
-        let keys = List::KEYS as u64;
+        let keys = Objects::KEYS as u64;
         let whole = Listed {
             revision: 20_001,
             message_bytes: 105_000_000,
             kvs: keys,
             kvs_bytes: 104_000_000,
+            small: Vec::new(),
             more: false,
             count: keys,
         };
-        let check = |listed| List::new(104_000_000).check(&listed);
-        assert_eq!(check(whole), Ok(105_000_000));
+        let check = |listed: &Listed| List::new(104_000_000).check(listed);
+        assert_eq!(check(&whole), Ok(105_000_000));
         for short in [
-            Listed { revision: 0, ..whole },
-            Listed { kvs: keys - 1, ..whole },
-            Listed { count: keys + 1, ..whole },
-            Listed { more: true, ..whole },
+            Listed { revision: 0, ..whole.clone() },
+            Listed { kvs: keys - 1, ..whole.clone() },
+            Listed { count: keys + 1, ..whole.clone() },
+            Listed { more: true, ..whole.clone() },
             Listed { kvs_bytes: 103_999_999, ..whole },
         ] {
-            assert!(check(short).is_err(), "{short:?}");
+            assert!(check(&short).is_err(), "{short:?}");
         }
     }
 }

@@ -3,11 +3,14 @@
 mod data;
 mod get;
 mod list;
+mod objects;
 mod put;
 mod update;
 
-pub(crate) use data::{Data, Needs, compact};
+pub(crate) use data::{Data, Needs, compact, fill};
+pub(crate) use objects::Objects;
 pub(crate) use put::Put;
+pub(crate) use update::Update;
 
 use crate::{
     client::Connection,
@@ -18,7 +21,6 @@ use clap::ValueEnum;
 use get::Get;
 use serde::Serialize;
 use std::{fmt, net::SocketAddr, time::Duration};
-use update::Update;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
