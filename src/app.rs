@@ -3,13 +3,14 @@
 
 use crate::{
     admin::{Admin, View, metrics_text},
-    attribution::{self, Attribution},
+    admission::Protection,
+    attribution::Attribution,
     config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
     listener::{self, Listener},
-    pipeline::{self, Tokens, Topology},
+    pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
-    rpc::{Edge, Page},
+    rpc::{Common, Edge, Page},
     telemetry::{Log, Process},
     upstream::{self, Cluster},
     worker::Workers,
@@ -27,14 +28,6 @@ use tokio_util::task::AbortOnDropHandle;
 /// How often the configuration file is looked at. Its contents are compared, since a mounted
 /// `ConfigMap` changes by a swapped link.
 const FILE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The names that are told apart weigh more than 0.4 % of all.
-const ATTRIBUTION: attribution::Config = attribution::Config {
-    entries: 256,
-    slow: Duration::from_secs(1),
-    heavy_bytes: 16 * 1024 * 1024,
-    log_per_minute: 60,
-};
 
 /// Runs until a signal ends the process.
 ///
@@ -72,6 +65,9 @@ pub struct App {
     listeners: Vec<Arc<Listener>>,
     admin: Option<SocketAddr>,
     signals: Signals,
+    protection: Arc<Protection>,
+    reads: Arc<Reads>,
+    attribution: Arc<Attribution>,
     upstream_metrics: upstream::Metrics,
     workers: Arc<Workers>,
     /// Accepting, and the operator's port.
@@ -93,25 +89,30 @@ impl App {
         let upstream_metrics = upstream::Metrics::register(ours);
         let listener_metrics = listener::Metrics::register(ours);
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
-        let attribution = Attribution::new(ATTRIBUTION, settings.workers, ours);
+        let attribution = Attribution::new(settings.attribution.clone(), settings.workers, ours);
+        let protection = Protection::new(settings.protection.clone(), ours);
         let registry = Arc::new(registry);
 
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
-        let clusters = start_clusters(&settings, &HashMap::new(), &upstream_metrics)?;
+        let clusters = start_clusters(&settings, &HashMap::new(), &upstream_metrics, &protection)?;
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
             move || metrics_text(&registry)
         }));
+        let reads = Reads::new(Arc::clone(&protection));
+        let common = Common {
+            metrics: call_metrics,
+            protection: Arc::clone(&protection),
+            reads: Arc::clone(&reads),
+            attribution: Arc::clone(&attribution),
+            metrics_page: page,
+            draining: signals.draining.clone(),
+        };
         let mut listeners = Vec::new();
         for settings in &settings.listeners {
-            let edge = Edge::new(
-                topology(settings, &clusters)?,
-                settings.listener.request_bytes_max,
-                Arc::clone(&call_metrics),
-                page.clone(),
-                signals.draining.clone(),
-            );
+            let topology = topology(settings, &clusters, &protection)?;
+            let edge = Edge::new(topology, settings.listener.request_bytes_max, common.clone());
             let config = settings.listener.clone();
             listeners.push(Arc::new(Listener::bind(config, Arc::new(edge), &listener_metrics)?));
         }
@@ -128,13 +129,16 @@ impl App {
             livez_after: settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after),
             signals: signals.clone(),
             registry,
-            attribution,
+            attribution: Arc::clone(&attribution),
         };
         let mut app = Self {
             clusters,
             listeners,
             admin: None,
             signals,
+            protection,
+            reads,
+            attribution,
             upstream_metrics,
             workers,
             tasks: Vec::new(),
@@ -226,11 +230,12 @@ impl App {
     /// When a file cannot be used; then nothing has changed.
     pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
         // All that can fail comes first.
-        let clusters = start_clusters(&settings, &self.clusters, &self.upstream_metrics)?;
+        let (metrics, protection) = (&self.upstream_metrics, &self.protection);
+        let clusters = start_clusters(&settings, &self.clusters, metrics, protection)?;
         let topologies: Vec<_> = settings
             .listeners
             .iter()
-            .map(|listener| topology(listener, &clusters))
+            .map(|listener| topology(listener, &clusters, protection))
             .collect::<Result<_, _>>()?;
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;
@@ -249,6 +254,9 @@ impl App {
                 listener.edge().replace(topology);
             }
         }
+        self.protection.apply(settings.protection.clone());
+        self.reads.reconfigure();
+        self.attribution.reconfigure(settings.attribution.clone());
         self.clusters = clusters;
         self.settings = settings;
         Ok(())
@@ -270,6 +278,7 @@ fn start_clusters(
     settings: &Settings,
     running: &HashMap<String, Arc<Cluster>>,
     metrics: &upstream::Metrics,
+    protection: &Arc<Protection>,
 ) -> anyhow::Result<HashMap<String, Arc<Cluster>>> {
     let start = |config: &upstream::Config| {
         let name = config.name.clone();
@@ -278,6 +287,9 @@ fn start_clusters(
         }
         let cluster = Cluster::start(config.clone(), metrics, settings.workers + 1);
         let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
+        let gate = protection.gate(&cluster.name);
+        // Ends with the cluster.
+        tokio::spawn(steer(Arc::downgrade(&cluster), gate, Arc::clone(protection)));
         Ok((name, cluster))
     };
     settings.clusters.iter().map(start).collect()
@@ -287,6 +299,7 @@ fn start_clusters(
 fn topology(
     settings: &ListenerSettings,
     clusters: &HashMap<String, Arc<Cluster>>,
+    protection: &Protection,
 ) -> anyhow::Result<Topology> {
     let mut used: Vec<Arc<Cluster>> = Vec::new();
     let mut index_of = |name: &str| {
@@ -305,8 +318,10 @@ fn topology(
     let table = Table::new(default, routes)
         .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;
     let tokens = Tokens::new(used.iter().map(|cluster| Arc::clone(&cluster.name)).collect());
+    let gates = used.iter().map(|cluster| protection.gate(&cluster.name)).collect();
     Ok(Topology {
         clusters: used,
+        gates,
         table,
         advertise: settings.advertise.clone(),
         tokens,

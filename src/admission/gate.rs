@@ -173,10 +173,6 @@ impl Gate {
             (entry.name, running, waiting, limit)
         })
     }
-
-    pub(super) fn counters(&self) -> [(&'static str, &Counters); 3] {
-        [&self.reads, &self.writes, &self.lists].map(|entry| (entry.name, &entry.counters))
-    }
 }
 
 impl Entry {

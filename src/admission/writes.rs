@@ -180,7 +180,8 @@ impl RunningRule {
         let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(()) };
         if exceeds(stored) {
             let Stored { keys, bytes } = stored;
-            let of = |max: Option<u64>| max.map_or("any number".into(), |max| max.to_string());
+            let of =
+                |max: Option<u64>| max.map_or_else(|| "any number".into(), |max| max.to_string());
             let reason = format!(
                 "{range} holds {keys} keys of {} and about {bytes} bytes of {}",
                 of(quota.objects),

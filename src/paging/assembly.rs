@@ -14,6 +14,8 @@ pub struct Assembly {
     bytes: usize,
     more: bool,
     count: i64,
+    /// The largest key-value and its size.
+    largest: Option<(Bytes, u64)>,
 }
 
 impl Assembly {
@@ -33,6 +35,15 @@ impl Assembly {
         self.bytes += page.kvs.iter().map(Bytes::len).sum::<usize>();
         self.count += page.keys.number as i64;
         self.kvs.extend(page.kvs);
+        let size = |largest: &Option<(Bytes, u64)>| largest.as_ref().map_or(0, |(_, size)| *size);
+        if size(&page.keys.largest) > size(&self.largest) {
+            self.largest = page.keys.largest;
+        }
+    }
+
+    /// The key of the largest key-value, and its size.
+    pub fn largest(&self) -> Option<(Bytes, u64)> {
+        self.largest.clone()
     }
 
     /// The same key-values under another header.

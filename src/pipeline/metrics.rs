@@ -1,6 +1,10 @@
 //! What an operator sees of the calls.
 
-use crate::{admission::Class, etcd::method::Method};
+use crate::{
+    admission::{Class, Cost, Subject},
+    attribution::{Attribution, Observation},
+    etcd::method::Method,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -11,7 +15,10 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -116,7 +123,14 @@ impl Metrics {
 
     /// Begins to count a call that arrived just now.
     pub fn record(self: &Arc<Self>, method: Option<Method>) -> Record {
-        Record { metrics: Arc::clone(self), method, started: Instant::now(), bytes: 0, cell: None }
+        Record {
+            metrics: Arc::clone(self),
+            method,
+            started: Instant::now(),
+            bytes: 0,
+            cell: None,
+            account: None,
+        }
     }
 
     fn cell(&self, method: Option<Method>, class: Class, cluster: &Arc<str>) -> Arc<Cell> {
@@ -164,6 +178,21 @@ pub struct Record {
     bytes: u64,
     /// Known once the call was placed.
     cell: Option<Arc<Cell>>,
+    account: Option<Account>,
+}
+
+/// Whom a call is put down to.
+#[derive(Debug)]
+pub struct Account {
+    pub attribution: Arc<Attribution>,
+    pub worker: usize,
+    pub cluster: Arc<str>,
+    pub subject: Subject,
+    pub request_bytes: usize,
+    /// What the call has cost etcd, if that is not to be told from its answer.
+    pub cost: Option<Cost>,
+    /// Time it stood in queues.
+    pub waited: Duration,
 }
 
 impl Record {
@@ -174,6 +203,16 @@ impl Record {
         if let Some(before) = self.cell.replace(cell) {
             before.open.dec();
         }
+    }
+
+    /// The call is put down to `account`.
+    pub fn attribute(&mut self, account: Account) {
+        self.account = Some(account);
+    }
+
+    /// The account that the call is put down to, if there is one.
+    pub fn account(&mut self) -> Option<&mut Account> {
+        self.account.as_mut()
     }
 
     pub fn add_bytes(&mut self, bytes: usize) {
@@ -194,12 +233,39 @@ impl Record {
             // Refused before it got anywhere.
             None => self.metrics.cell(self.method, Class::Admin, &Arc::from("none")),
         };
+        if let Some(account) = self.account.take() {
+            self.put_down(&account, code);
+        }
         let code = code as usize;
         cell.codes[code].get_or_init(|| self.metrics.counter(&cell.labels, CODES[code])).inc();
         cell.bytes.inc_by(self.bytes);
         if !self.is_stream() {
             cell.seconds.observe(self.started.elapsed().as_secs_f64());
         }
+    }
+
+    fn put_down(&self, account: &Account, code: Code) {
+        let Account { attribution, worker, cluster, subject, request_bytes, cost, waited } =
+            account;
+        let cost = cost.unwrap_or(Cost { keys: 1, bytes: self.bytes });
+        attribution.observe(
+            *worker,
+            &Observation {
+                cluster,
+                client: &subject.client,
+                place: &subject.place,
+                shape: subject.shape,
+                class: subject.class,
+                method: self.method.map_or("unknown", Method::name),
+                code,
+                cost: cost.units(),
+                keys: cost.keys,
+                bytes: self.bytes + *request_bytes as u64,
+                took: self.started.elapsed(),
+                waited: *waited,
+                stream: self.is_stream(),
+            },
+        );
     }
 
     fn is_stream(&self) -> bool {

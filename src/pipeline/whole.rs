@@ -9,7 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// A whole answer to a read. Those who get it share its bytes.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Whole {
     pub result: Result<Vec<Bytes>, Status>,
     /// What it has cost etcd: taken by the first who answers with it, and nothing for the others.
     cost: Mutex<Option<Cost>>,
+    /// The key of the largest key-value, and its size.
+    pub largest: Option<(Bytes, u64)>,
     /// Its room in memory.
     _held: Option<Held>,
 }
@@ -25,20 +27,26 @@ pub struct Whole {
 impl Whole {
     pub fn of(message: &Message) -> Self {
         let cost = Cost { keys: 1, bytes: message.framed().len() as u64 };
-        Self::new(Ok(vec![message.framed()]), cost, None)
+        Self::new(Ok(vec![message.framed()]), cost, None, None)
     }
 
     /// A list; the key-values' bytes are what `held` was taken for.
     pub fn list(assembly: Assembly, cost: Cost, held: Option<Held>) -> Self {
-        Self::new(Ok(assembly.finish()), cost, held)
+        let largest = assembly.largest();
+        Self::new(Ok(assembly.finish()), cost, largest, held)
     }
 
     pub fn refused(status: Status) -> Self {
-        Self::new(Err(status), Cost::default(), None)
+        Self::new(Err(status), Cost::default(), None, None)
     }
 
-    fn new(result: Result<Vec<Bytes>, Status>, cost: Cost, held: Option<Held>) -> Self {
-        Self { result, cost: Mutex::new(Some(cost)), _held: held }
+    fn new(
+        result: Result<Vec<Bytes>, Status>,
+        cost: Cost,
+        largest: Option<(Bytes, u64)>,
+        held: Option<Held>,
+    ) -> Self {
+        Self { result, cost: Mutex::new(Some(cost)), largest, _held: held }
     }
 
     /// What it has cost, the first time.
@@ -64,9 +72,5 @@ impl Whole {
             Ok(pieces) => responder.pieces(pieces).await,
             Err(status) => responder.status(status),
         }
-    }
-
-    pub fn code(&self) -> Code {
-        self.result.as_ref().map_or_else(Status::code, |_| Code::Ok)
     }
 }

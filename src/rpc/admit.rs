@@ -4,9 +4,11 @@ use super::{Context, error::Error};
 use crate::{
     admission::{Kind, Permit, Place, Plan, Subject},
     etcd::{key_range::KeyRange, method::Method},
-    pipeline::{Counting, Gone, Placed, Responder},
+    grpc::Message,
+    pipeline::{Account, Counting, Gone, Placed, Responder},
 };
-use std::sync::Arc;
+use bytes::Bytes;
+use std::{sync::Arc, time::Duration};
 
 /// What a client names in `seawall-override` to delete many keys at once.
 const DELETES: &str = "deletes";
@@ -29,6 +31,36 @@ impl Context {
             client: Arc::clone(&self.call.peer.client),
             value_size: value_size as u64,
         }
+    }
+
+    /// Puts the call down to its client and place.
+    pub(super) fn attribute(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        request: &Message,
+        responder: &mut Responder,
+    ) {
+        responder.record.placed(subject.class, &placed.cluster.name);
+        responder.record.attribute(Account {
+            attribution: Arc::clone(&self.edge.attribution),
+            worker: self.call.worker,
+            cluster: Arc::clone(&placed.cluster.name),
+            subject: subject.clone(),
+            request_bytes: request.framed().len(),
+            cost: None,
+            waited: Duration::ZERO,
+        });
+        if subject.value_size > 0
+            && let Some(keys) = &subject.keys
+        {
+            self.object(placed, &keys.start, subject.value_size);
+        }
+    }
+
+    /// Takes note of the size of an object.
+    pub(super) fn object(&self, placed: &Placed<'_>, key: &Bytes, size: u64) {
+        self.edge.attribution.object(self.call.worker, &placed.cluster.name, key, size);
     }
 
     /// What the rules say of the call, once it has waited for the rates that they set.
@@ -67,6 +99,9 @@ impl Context {
         let protection = &self.edge.protection;
         let entering = protection.enter(placed.gate(), subject, plan, self.call.deadline);
         let entered = responder.unless_gone(Box::pin(entering)).await?;
+        if let (Ok(permit), Some(account)) = (&entered, responder.record.account()) {
+            account.waited = permit.waited;
+        }
         Ok(entered.map_err(Error::from))
     }
 

@@ -1,9 +1,10 @@
 use crate::{
     admission::Protection,
+    attribution::Attribution,
     pipeline::{Metrics, Reads, Topology},
 };
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use super::http::Page;
@@ -13,26 +14,33 @@ use super::http::Page;
 pub struct Edge {
     topology: ArcSwap<Topology>,
     pub request_bytes_max: usize,
+    common: Common,
+}
+
+/// What all calls of all listeners share.
+#[derive(Debug, Clone)]
+pub struct Common {
     pub metrics: Arc<Metrics>,
     pub protection: Arc<Protection>,
     pub reads: Arc<Reads>,
+    pub attribution: Arc<Attribution>,
     /// `/metrics` of the client port.
     pub metrics_page: Page,
     /// Cancelled when the process begins to stop.
     pub draining: CancellationToken,
 }
 
+impl Deref for Edge {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
 impl Edge {
-    pub fn new(
-        topology: Topology,
-        request_bytes_max: usize,
-        metrics: Arc<Metrics>,
-        (protection, reads): (Arc<Protection>, Arc<Reads>),
-        metrics_page: Page,
-        draining: CancellationToken,
-    ) -> Self {
-        let topology = ArcSwap::from_pointee(topology);
-        Self { topology, request_bytes_max, metrics, protection, reads, metrics_page, draining }
+    pub fn new(topology: Topology, request_bytes_max: usize, common: Common) -> Self {
+        Self { topology: ArcSwap::from_pointee(topology), request_bytes_max, common }
     }
 
     /// The clusters behind the listener as they are now.

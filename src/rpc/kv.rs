@@ -106,7 +106,7 @@ impl Write<'_> {
     async fn send(self, context: &Context, method: Method, mut responder: Responder) {
         let Self { placed, subject, message, deletes, leases } = self;
         let manner = Manner::of(method, subject.class);
-        responder.record.placed(manner.class, &placed.cluster.name);
+        context.attribute(&placed, &subject, message, &mut responder);
         let entering = match subject.is_write() {
             true => context.enter_to_write(&placed, &subject, &deletes, &mut responder).await,
             false => context.enter(&placed, &subject, &mut responder).await,

@@ -22,7 +22,7 @@ mod range;
 mod status;
 mod watch;
 
-pub use edge::Edge;
+pub use edge::{Common, Edge};
 pub use http::{Page, answer as answer_http};
 
 use crate::{

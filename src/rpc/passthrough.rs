@@ -5,7 +5,7 @@ use crate::{
     admission::{Class, classify},
     etcd::method::{Affinity, Effect, Method},
     grpc::Incoming,
-    pipeline::{self, Manner, Responder},
+    pipeline::{self, Gone, Manner, Responder},
     upstream::Lane,
 };
 
@@ -16,15 +16,24 @@ pub(super) async fn unary(
     responder: Responder,
     method: Method,
 ) {
-    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
+    let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()).class);
+    let kind = classify::method(method.path());
+    let subject = context.subject(method, kind, None, 0);
+    context.attribute(&placed, &subject, &message, &mut responder);
+    let permit = match context.enter(&placed, &subject, &mut responder).await {
+        Ok(Ok(permit)) => permit,
+        Ok(Err(error)) => return responder.status(&status::of(&error)),
+        Err(Gone) => return,
+    };
+    let manner = Manner::of(method, kind.class);
     context.forward(placed, manner, &message, responder).await;
+    drop(permit);
 }
 
 /// A call of unknown shape: both directions as they come.

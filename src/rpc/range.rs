@@ -6,7 +6,7 @@ use crate::{
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
     paging::{stream_chunk, stream_end},
-    pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped},
+    pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped, Whole},
     upstream,
 };
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub(super) async fn range(
             return Box::pin(merging).await;
         }
     };
-    responder.record.placed(manner.class, &placed.cluster.name);
     let subject = context.subject(method, kind, Some(keys), 0);
+    context.attribute(&placed, &subject, &message, &mut responder);
     let plan = match context.plan(&placed, &subject, &mut responder).await {
         Ok(Ok(plan)) => plan,
         Ok(Err(error)) => return responder.status(&status::of(&error)),
@@ -100,7 +100,12 @@ impl Asked<'_> {
             }
         };
         match responder.unless_gone(Box::pin(reading)).await {
-            Ok(Ok(whole)) => whole.send(responder).await,
+            Ok(Ok(whole)) => {
+                if let Some(account) = responder.record.account() {
+                    account.cost = Some(self.settled(&whole));
+                }
+                whole.send(responder).await;
+            }
             Ok(Err(Failure::TooLarge)) => self.forward(responder).await,
             Ok(Err(Failure::Upstream(error))) => {
                 responder.status(&status::of(&Error::Upstream(error)));
@@ -108,6 +113,15 @@ impl Asked<'_> {
             Ok(Err(Failure::Denied(denied))) => responder.status(&status::of(&denied.into())),
             Err(Gone) => {}
         }
+    }
+
+    /// What the call has cost: all of it for the first who gets the answer, nothing for the others.
+    fn settled(&self, whole: &Whole) -> Cost {
+        let Some(cost) = whole.take_cost() else { return Cost::default() };
+        if let Some((key, size)) = &whole.largest {
+            self.context.object(&self.placed, key, *size);
+        }
+        cost
     }
 
     /// Passes the answer on as it comes.
