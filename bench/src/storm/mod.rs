@@ -13,7 +13,9 @@ pub(crate) use meter::Served;
 
 use crate::{
     client::Connection,
-    measure::{Apart, Figures, Loop, Operation, Pace, Until, ensure_memory, run, run_paced},
+    measure::{
+        Apart, Figures, Loop, Operation, Pace, Precision, Until, ensure_memory, run, run_paced,
+    },
     report::{HotKeyFigures, Report, StormFigures, StormOutcome, StormSample},
     target::{Programs, Running, Target, in_turn},
     workload::{Objects, compact, fill},
@@ -174,7 +176,8 @@ async fn lists(listers: Vec<Loop<Lister>>, load: Load, phase: Duration) -> Resul
     let (_, tally) = match load {
         Load::Closed { .. } => run(listers, Until::Elapsed(phase)).await?,
         Load::Open { per_second } => {
-            let pace = Pace { per_second, duration: phase, times_failures: false };
+            let precision = Precision::Milliseconds;
+            let pace = Pace { per_second, duration: phase, times_failures: false, precision };
             run_paced(listers, pace).await?
         }
     };
