@@ -55,7 +55,7 @@ pub(crate) async fn measure(plan: &Plan, report: &mut Report<StormSample>) -> Re
     for round in 0..plan.rounds {
         for (index, &experiment) in plan.experiments.iter().enumerate() {
             for target in in_turn(&plan.targets, round + index) {
-                bench.target(experiment, target, round, report).await?;
+                bench.target(experiment, target, round, report).await;
             }
         }
     }
@@ -92,12 +92,12 @@ impl Bench<'_> {
         target: Target,
         round: usize,
         report: &mut Report<StormSample>,
-    ) -> Result<()> {
+    ) {
         if let Experiment::Storm(storm) = experiment
             && let Err(shortage) = ensure_memory(storm.memory_mib(target))
         {
             report.note(format!("{experiment} of {target} is left out: {shortage}"));
-            return Ok(());
+            return;
         }
         match Box::pin(self.sample(experiment, target, round)).await {
             Ok(sample) => report.add(sample),
@@ -107,10 +107,10 @@ impl Bench<'_> {
                 report.failure(format!("{experiment} of {target}, round {round}: {error:#}"));
             }
         }
-        compact(self.member().address()).await
     }
 
-    /// etcd and the peer are started for this sample alone, so that what each holds is of it.
+    /// etcd and the peer are started for this sample alone, so that what each holds is of it, and
+    /// the history of those before is dropped.
     async fn sample(
         &self,
         experiment: Experiment,
@@ -118,6 +118,7 @@ impl Bench<'_> {
         round: usize,
     ) -> Result<StormSample> {
         self.member().restart().await?;
+        compact(self.member().address()).await?;
         let mut running = target.start(&self.plan.programs, &self.etcd).await?;
         let outcome = match experiment {
             Experiment::Storm(storm) => self.storm(storm, &running).await,
