@@ -1,10 +1,12 @@
 //! Closed loops: each waits for its answer and asks again, and what that took is counted. Open
 //! loops are in [`paced`].
 
+mod alarm;
 mod apart;
 mod paced;
 mod processes;
 
+pub(crate) use alarm::Precision;
 pub(crate) use apart::Apart;
 pub(crate) use paced::{Pace, run_paced};
 pub(crate) use processes::{Cost, Costs, Processes, Readings, ensure_memory, forget_peak};

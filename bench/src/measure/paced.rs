@@ -1,12 +1,12 @@
 //! Open loops: operations begin when they are meant to, however long those before them take.
 
-use super::{Loop, OPERATION_MAX, Operation, Tally};
+use super::{Loop, OPERATION_MAX, Operation, Precision, Tally, alarm::Alarm};
 use crate::client::Failure;
 use anyhow::{Result, ensure};
 use std::{collections::VecDeque, time::Duration};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 /// How many operations begin, and when.
@@ -17,6 +17,7 @@ pub(crate) struct Pace {
     /// Whether the latencies hold those of failures too. Where they do not, a target that fails
     /// what is slow looks fast; where they do, so does one that refuses at once.
     pub(crate) times_failures: bool,
+    pub(crate) precision: Precision,
 }
 
 /// Latencies count from the intended time. If no loop is idle then, the operation begins when one
@@ -26,12 +27,12 @@ pub(crate) async fn run_paced<O: Operation>(
     pace: Pace,
 ) -> Result<(Vec<Loop<O>>, Tally)> {
     ensure!(!loops.is_empty(), "an open loop needs something that asks");
-    let start = Instant::now();
+    let (mut alarm, start) = (Alarm::new(pace.precision)?, Instant::now());
     let (mut idle, mut busy) = (VecDeque::from(loops), JoinSet::new());
     let mut tally = Tally::new();
     for n in 0..pace.operations() {
         let intended = start + Duration::from_secs_f64(n as f64 / pace.per_second);
-        sleep_until(intended).await;
+        alarm.at(intended).await?;
         while let Some(ended) = busy.try_join_next() {
             idle.push_back(pace.record(&mut tally, ended?));
         }
@@ -89,8 +90,12 @@ mod tests {
         workload::Put,
     };
 
-    const TEN_A_SECOND: Pace =
-        Pace { per_second: 10.0, duration: Duration::from_secs(10), times_failures: true };
+    const TEN_A_SECOND: Pace = Pace {
+        per_second: 10.0,
+        duration: Duration::from_secs(10),
+        times_failures: true,
+        precision: Precision::Milliseconds,
+    };
 
     /// 100 puts in ten seconds.
     async fn puts(loops: usize, pace: Pace, script: fn(u64) -> Reply) -> Figures {

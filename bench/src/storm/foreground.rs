@@ -6,7 +6,7 @@ use crate::{
         Connection, Failure,
         etcd::{self, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse},
     },
-    measure::{Figures, Loop, Operation, Pace, run_paced},
+    measure::{Figures, Loop, Operation, Pace, Precision, run_paced},
     workload::{Objects, Update},
 };
 use anyhow::{Context, Result};
@@ -99,7 +99,8 @@ pub(super) async fn count(
 }
 
 pub(super) fn counting(duration: Duration) -> Pace {
-    Pace { per_second: COUNTS_PER_SECOND, duration, times_failures: true }
+    let precision = Precision::Microseconds;
+    Pace { per_second: COUNTS_PER_SECOND, duration, times_failures: true, precision }
 }
 
 /// Three objects, then a node's lease.

@@ -13,7 +13,9 @@ pub(crate) use meter::Served;
 
 use crate::{
     client::Connection,
-    measure::{Apart, Figures, Loop, Operation, Pace, Until, ensure_memory, run, run_paced},
+    measure::{
+        Apart, Figures, Loop, Operation, Pace, Precision, Until, ensure_memory, run, run_paced,
+    },
     report::{HotKeyFigures, Report, StormFigures, StormOutcome, StormSample},
     target::{Programs, Running, Target, in_turn},
     workload::{Objects, compact, fill},
@@ -53,7 +55,7 @@ pub(crate) async fn measure(plan: &Plan, report: &mut Report<StormSample>) -> Re
     for round in 0..plan.rounds {
         for (index, &experiment) in plan.experiments.iter().enumerate() {
             for target in in_turn(&plan.targets, round + index) {
-                bench.target(experiment, target, round, report).await?;
+                bench.target(experiment, target, round, report).await;
             }
         }
     }
@@ -90,12 +92,12 @@ impl Bench<'_> {
         target: Target,
         round: usize,
         report: &mut Report<StormSample>,
-    ) -> Result<()> {
+    ) {
         if let Experiment::Storm(storm) = experiment
             && let Err(shortage) = ensure_memory(storm.memory_mib(target))
         {
             report.note(format!("{experiment} of {target} is left out: {shortage}"));
-            return Ok(());
+            return;
         }
         match Box::pin(self.sample(experiment, target, round)).await {
             Ok(sample) => report.add(sample),
@@ -105,10 +107,10 @@ impl Bench<'_> {
                 report.failure(format!("{experiment} of {target}, round {round}: {error:#}"));
             }
         }
-        compact(self.member().address()).await
     }
 
-    /// etcd and the peer are started for this sample alone, so that what each holds is of it.
+    /// etcd and the peer are started for this sample alone, so that what each holds is of it, and
+    /// the history of those before is dropped.
     async fn sample(
         &self,
         experiment: Experiment,
@@ -116,6 +118,7 @@ impl Bench<'_> {
         round: usize,
     ) -> Result<StormSample> {
         self.member().restart().await?;
+        compact(self.member().address()).await?;
         let mut running = target.start(&self.plan.programs, &self.etcd).await?;
         let outcome = match experiment {
             Experiment::Storm(storm) => self.storm(storm, &running).await,
@@ -174,7 +177,8 @@ async fn lists(listers: Vec<Loop<Lister>>, load: Load, phase: Duration) -> Resul
     let (_, tally) = match load {
         Load::Closed { .. } => run(listers, Until::Elapsed(phase)).await?,
         Load::Open { per_second } => {
-            let pace = Pace { per_second, duration: phase, times_failures: false };
+            let precision = Precision::Milliseconds;
+            let pace = Pace { per_second, duration: phase, times_failures: false, precision };
             run_paced(listers, pace).await?
         }
     };
