@@ -29,7 +29,7 @@ pub struct Gate {
     /// Lists are under way.
     busy: Notify,
     /// The fullest member's database, in percent of its quota; 0 while it is not known.
-    pub(super) space_percent: AtomicU32,
+    space_percent: AtomicU32,
 }
 
 /// One queue and what is seen of it.
@@ -154,6 +154,11 @@ impl Gate {
     /// The fullest member's database is this full.
     pub fn set_space(&self, percent: u32) {
         self.space_percent.store(percent, Relaxed);
+    }
+
+    /// In percent of the quota of the fullest member; 0 while it is not known.
+    pub fn space_percent(&self) -> u32 {
+        self.space_percent.load(Relaxed)
     }
 
     /// Puts what the queues hold into their metrics.

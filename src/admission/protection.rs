@@ -124,10 +124,8 @@ impl Protection {
     ///
     /// When there is no protection of this name.
     pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
-        let known = || self.standings().into_iter().map(|standing| standing.protection);
-        if !known().any(|protection| protection == name) {
-            let known = known().collect::<Vec<_>>().join(", ");
-            return Err(UnknownProtection { name: name.to_owned(), known });
+        if !self.standings().iter().any(|standing| standing.protection == name) {
+            return Err(self.unknown(name));
         }
         {
             let mut switches = self.switches.lock();
@@ -145,6 +143,12 @@ impl Protection {
             "protection switched"
         );
         Ok(())
+    }
+
+    /// That there is no protection of this name, but others.
+    pub fn unknown(&self, name: &str) -> UnknownProtection {
+        let known = self.standings().into_iter().map(|standing| standing.protection);
+        UnknownProtection { name: name.to_owned(), known: known.collect::<Vec<_>>().join(", ") }
     }
 
     /// The queues of a cluster; always the same for a name.

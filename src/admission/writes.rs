@@ -8,7 +8,7 @@ use super::{
     usage::Stored,
 };
 use crate::etcd::key_range::KeyRange;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 /// The counters of the guards that are always there.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Protection {
     /// The slope before etcd refuses every put.
     fn check_space(&self, gate: &Gate, subject: &Subject, plan: &Plan) -> Result<(), Denied> {
         let current = self.current();
-        let (space, percent) = (&current.config.space, gate.space_percent.load(Relaxed));
+        let (space, percent) = (&current.config.space, gate.space_percent());
         if !may_create(subject.shape) || percent < space.refuse_low_percent {
             return Ok(());
         }
