@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// What `/protection` shows.
 #[derive(Debug, Serialize)]
@@ -85,7 +85,7 @@ fn cluster(gate: &Gate) -> Cluster {
 pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
     match standing(&view.protection, &name) {
         Some(standing) => Json(standing).into_response(),
-        None => refused(StatusCode::NOT_FOUND, view.protection.unknown(&name)),
+        None => refused(StatusCode::NOT_FOUND, &view.protection.unknown(&name)),
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn switch(
     headers: HeaderMap,
 ) -> Response {
     if let Some(why) = not_by_hand(&headers) {
-        return refused(StatusCode::FORBIDDEN, why);
+        return refused(StatusCode::FORBIDDEN, &why);
     }
     let mode = match mode.as_deref() {
         Some("off") => Some(Mode::Off),
@@ -105,13 +105,13 @@ pub(super) async fn switch(
         Some("enforce" | "on") => Some(Mode::Enforce),
         Some("configured") => None,
         Some(other) => {
-            return refused(StatusCode::BAD_REQUEST, format!("{MODES}; met {other:?}"));
+            return refused(StatusCode::BAD_REQUEST, &format!("{MODES}; met {other:?}"));
         }
-        None => return refused(StatusCode::BAD_REQUEST, format!("{MODES}; met none")),
+        None => return refused(StatusCode::BAD_REQUEST, &format!("{MODES}; met none")),
     };
     match view.protection.switch(&name, mode) {
         Ok(()) => Json(standing(&view.protection, &name)).into_response(),
-        Err(unknown) => refused(StatusCode::NOT_FOUND, unknown),
+        Err(unknown) => refused(StatusCode::NOT_FOUND, &unknown),
     }
 }
 
@@ -129,6 +129,6 @@ fn standing(protection: &Protection, name: &str) -> Option<Standing> {
     protection.standings().into_iter().find(|standing| standing.protection == name)
 }
 
-fn refused(code: StatusCode, why: impl ToString) -> Response {
-    (code, why.to_string() + "\n").into_response()
+fn refused(code: StatusCode, why: &dyn fmt::Display) -> Response {
+    (code, format!("{why}\n")).into_response()
 }

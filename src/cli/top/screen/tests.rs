@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
-    cli::top::source::{Cluster, Member, Status},
+    cli::top::source::{Cluster, Gate, Member, Memory, Protection, Queue, Standing, Status},
 };
 use ratatui::{Terminal, backend::TestBackend};
 
@@ -40,6 +40,29 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".into(),
             uptime_seconds: 187,
             clusters: [("main".to_owned(), Cluster { members: vec![member] })].into(),
+        },
+        protection: Protection {
+            mode: "enforce".into(),
+            memory: Memory { used: 12 << 20, limit: 1 << 30 },
+            protections: vec![Standing {
+                protection: "queues".into(),
+                mode: "enforce".into(),
+                switched: false,
+                delayed: 1_200,
+                refused: 3,
+                would_delay: 0,
+                would_refuse: 0,
+            }],
+            clusters: vec![Gate {
+                name: "main".into(),
+                space_percent: 25,
+                queues: vec![Queue {
+                    queue: "queues.lists".into(),
+                    running: 4,
+                    waiting: 17,
+                    limit: 4,
+                }],
+            }],
         },
         ranking: Ranking {
             seconds: 60,
@@ -90,6 +113,9 @@ fn press(screen: &mut Screen, codes: impl IntoIterator<Item = KeyCode>) -> Actio
 fn fills_80_by_24() {
     let expected = "\
 last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
+protections enforce; memory 12.0 MiB of 1.00 GiB
+most: queues delayed 1.20k, refused 3
+queues of main: lists 4/4 and 17 wait; space 25 %
 Clusters  Prefixes  Clients  Shapes  Largest objects
 ┌Prefixes──────────────────────────────────────────────────────────────────────┐
 │PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
@@ -105,6 +131,9 @@ Clusters  Prefixes  Clients  Shapes  Largest objects
 fn small_terminals_show_what_matters_most() {
     let expected = "\
 last minute by cost: cost 1.00k, 110 req
+protections enforce; memory 12.0 MiB of
+most: queues delayed 1.20k, refused 3
+queues of main: lists 4/4 and 17 wait; s
 Clusters  Prefixes  Clients  Shapes  Lar
 ┌Prefixes──────────────────────────────┐
 │PREFIX                    COST   SHARE│
