@@ -130,6 +130,7 @@ impl App {
             signals: signals.clone(),
             registry,
             attribution: Arc::clone(&attribution),
+            protection: Arc::clone(&protection),
         };
         let mut app = Self {
             clusters,

@@ -193,19 +193,35 @@ fn explain_shows_where_a_key_goes() {
     check_explain(
         "--key /registry/events/default/a",
         r#"range "/registry/events/default/a"
+  shape     get
   class     point_read
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   route     /registry/events (--route)
   cluster   events
+  cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
+            as assumed at first; the running process goes by what such calls have cost
+  queue     queues.reads: at most 512 at etcd at once, 20000 wait, each for 10s
+  answer    shared with equal reads that come before etcd is asked
+  rules     none matches
+  outcome   passes when its turn comes
 "#,
     );
     check_explain(
         "--key /registry/eventsources",
         r#"range "/registry/eventsources"
+  shape     current_revision
   class     probe
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   route     none, so the default cluster (--upstream)
   cluster   main
+  cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
+            as assumed at first; the running process goes by what such calls have cost
+  queue     queues.reads: at most 512 at etcd at once, 20000 wait, each for 10s
+  answer    shared with equal reads that come before etcd is asked
+  rules     none matches
+  outcome   passes when its turn comes
 "#,
     );
 }
@@ -215,13 +231,16 @@ fn explain_shows_how_a_range_is_split() {
     check_explain(
         "--range /registry/events /registry/f",
         r#"range ["/registry/events", "/registry/f")
+  shape     list
   class     heavy_list
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   clusters  several, since the range spans them:
     events            "/registry/events"
     main              ["/registry/events\x00", "/registry/events/")
     events            ["/registry/events/", "/registry/events0")
     main              ["/registry/events0", "/registry/f")
+  outcome   asked of each and merged in the order of keys, as they are now; no protection looks at that
 "#,
     );
 }
@@ -239,19 +258,35 @@ fn explain_reads_requests() {
     check_explain(
         &format!("--requests {}", jsonl.display()),
         r#"watch ["/registry/events/", "/registry/events0")
+  shape     watch
   class     watch
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   route     /registry/events (--route)
   cluster   events
+  cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
+            as assumed at first; the running process goes by what such calls have cost
+  queue     none for calls of class watch
+  outcome   passes at once: no protection looks at watches
 
 range ["/registry/pods/", "/registry/pods0")
+  shape     page
   class     paged_list
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   route     none, so the default cluster (--upstream)
   cluster   main
+  cost      1 + 1000 keys / 1000 + 1048576 bytes / 100000 = 12.49
+            as assumed at first; the running process goes by what such calls have cost
+  queue     queues.lists: at most 4 at etcd at once, 1000 wait, each for 30s
+  answer    shared with equal reads that come before etcd is asked
+  rules     none matches
+  outcome   passes when its turn comes
 
 txn
+  shape     txn
   class     write
+  client    127.0.0.1
   listener  main (127.0.0.1:1)
   refused   transaction spans clusters: "/a" lies in cluster main, "/registry/events/x" in cluster events
 "#,
@@ -260,6 +295,83 @@ txn
     let done = run(&format!("explain {EVENTS} --requests {}", yaml.display()));
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert!(done.stdout.contains("critical") && done.stdout.contains("put \"/a\""));
+}
+
+/// The lines of `explain` with this name, of all requests.
+#[track_caller]
+fn explained(config: &str, args: &str, name: &str) -> Vec<String> {
+    let path = file("explained.yaml", config);
+    let done = run(&format!("explain --config {} {args}", path.display()));
+    assert_eq!((done.code, &done.stderr[..]), (Some(0), ""));
+    let name = format!("  {name} ");
+    let lines = done.stdout.lines().filter_map(|line| line.strip_prefix(&name));
+    lines.map(|line| line.trim_start().to_owned()).collect()
+}
+
+#[test]
+fn explain_tells_what_rules_make_of_a_request() {
+    let rules = "clusters: {main: {endpoints: [http://127.0.0.1:1]}}
+protection:
+  rules:
+    - {name: tool, match: {clients: [migrat*]}, exempt: true}
+    - {name: apps, match: {prefixes: [/registry/apps]}, deny: true}
+    - name: events
+      match: {prefixes: [/registry/events], shapes: [create]}
+      limit: {creates: 600/m, wait_max: 2s, per: [namespace]}
+      priority: low
+    - {name: runs, match: {prefixes: [/registry/runs]}, quota: {objects: 50, delete_keys: 7}}
+    - {name: old, mode: off, read_only: true, match: {prefixes: [/registry/pods]}}
+    - {name: office, mode: observe, match: {addresses: [10.0.0.0/8]}, deny: true}
+";
+    let requests = file(
+        "explained-requests.yaml",
+        "- {method: put, key: /registry/apps/a, client: migration}
+- {method: put, key: /registry/apps/a}
+- {key: /registry/apps.example.com/things/a}
+- {key: /registry/pods/default/a, address: 10.0.0.1, client: office-pc}
+- method: txn
+  compare: [{key: /registry/events/a/b, mod_revision: 0}]
+  success: [{method: put, key: /registry/events/a/b}]
+- {method: put, key: /registry/runs/a}
+- {method: delete_range, prefix: /registry/runs/}
+- {key: /registry/health}
+",
+    );
+    let args = format!("--requests {}", requests.display());
+    assert_eq!(
+        explained(rules, &args, "outcome"),
+        [
+            "passes",
+            "refused: etcdserver: permission denied (seawall: apps: calls like this are denied; take its deny out or set it to observe)",
+            "passes when its turn comes",
+            "passes when its turn comes",
+            "passes when its turn comes, unless etcd's database is 85% full",
+            "passes when its turn comes, unless the quota of a rule is used up",
+            "passes when its turn comes, unless it deletes more than 7 keys",
+            "passes at once: no protection looks at calls of class critical",
+        ]
+    );
+    assert_eq!(
+        explained(rules, &args, "rules"),
+        [
+            "tool (enforce): waits in no queue, and no later rule is looked at",
+            "apps (enforce): denied",
+            "none matches",
+            "old (off): not looked at",
+            "events (enforce): at most 600/m creates for each namespace; what is more waits up to 2s or is refused; goes last in its queue",
+            "runs (enforce): room for 50 keys below each of its prefixes; deletes of up to 7 keys at once",
+            "runs (enforce): deletes of up to 7 keys at once",
+        ]
+    );
+    let pod = "--key /registry/pods/default/a --client office-pc --address 10.0.0.1";
+    assert_eq!(explained(rules, pod, "client"), ["office-pc at 10.0.0.1"]);
+    assert_eq!(
+        explained(rules, pod, "        "),
+        [
+            "as assumed at first; the running process goes by what such calls have cost",
+            "office (observe): would, if enforced: denied"
+        ]
+    );
 }
 
 #[test]
@@ -283,6 +395,12 @@ fn wrong_requests_are_reported_with_their_place() {
             "- {method: txn, success: [{method: watch, key: a}]}\n",
             "request 1: a txn cannot hold a watch",
         ),
+        (
+            "part.yaml",
+            "- {method: txn, success: [{key: a, client: b}]}\n",
+            "request 1: client and address are said of a whole txn",
+        ),
+        ("address.yaml", "- {key: a, address: 10.0.0}\n", "[0].address: invalid IP address syntax"),
         ("text.yaml", "hello\n", ":1:1: expected a list, met \"hello\""),
     ] {
         let path = file(name, text);

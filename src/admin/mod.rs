@@ -1,7 +1,9 @@
-//! The operator's port: metrics, liveness, readiness, status and who loads etcd.
+//! The operator's port: metrics, liveness, readiness, status, who loads etcd, and what
+//! protects it.
 
 mod checks;
 mod config;
+mod protection;
 mod server;
 mod status;
 mod top;

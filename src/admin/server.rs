@@ -1,10 +1,13 @@
 use super::{
     Config,
     checks::{self, Results},
+    protection,
     status::status,
     top::top,
 };
-use crate::{attribution::Attribution, drain::Signals, rpc::Edge, upstream::Cluster};
+use crate::{
+    admission::Protection, attribution::Attribution, drain::Signals, rpc::Edge, upstream::Cluster,
+};
 use anyhow::Context;
 use axum::{
     Json, Router,
@@ -26,6 +29,7 @@ pub struct View {
     pub signals: Signals,
     pub registry: Arc<Registry>,
     pub attribution: Arc<Attribution>,
+    pub protection: Arc<Protection>,
 }
 
 /// The operator's port.
@@ -64,6 +68,8 @@ impl Admin {
                 get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }),
             )
             .route("/top", get(top))
+            .route("/protection", get(protection::overview))
+            .route("/protection/{name}", get(protection::show).post(protection::switch))
             .with_state(view);
         axum::serve(self.socket, router).await.context("admin port")
     }

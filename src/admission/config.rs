@@ -1,6 +1,6 @@
 //! What protects etcd, as configured.
 
-use super::{Class, Shape};
+use super::{Class, Line, Shape};
 use crate::etcd::method::Method;
 use ipnet::IpNet;
 use std::{fmt, time::Duration};
@@ -73,6 +73,16 @@ pub struct QueuesConfig {
     pub concurrency_min: u32,
     /// A small read may take this much longer than at rest before lists are slowed down.
     pub latency_margin: Duration,
+}
+
+impl QueuesConfig {
+    pub const fn of(&self, line: Line) -> &QueueConfig {
+        match line {
+            Line::Reads => &self.reads,
+            Line::Writes => &self.writes,
+            Line::Lists => &self.lists,
+        }
+    }
 }
 
 /// One queue of one cluster.

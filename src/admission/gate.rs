@@ -1,8 +1,8 @@
 //! The way into one cluster.
 
 use super::{
-    Class, Config, Limiter, Mode, Plan, Priority, Queue, QueueConfig, Refusal, RefusalKind, Sample,
-    Slot, Subject, Ticket, Turned,
+    Class, Config, Limiter, Mode, Plan, Priority, Queue, Refusal, RefusalKind, Sample, Slot,
+    Subject, Ticket, Turned,
     metrics::{Counters, Metrics, QueueMetrics},
 };
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub struct Gate {
     /// Lists are under way.
     busy: Notify,
     /// The fullest member's database, in percent of its quota; 0 while it is not known.
-    pub(super) space_percent: AtomicU32,
+    space_percent: AtomicU32,
 }
 
 /// One queue and what is seen of it.
@@ -42,6 +42,14 @@ struct Entry {
     counters: Counters,
 }
 
+/// One of the queues that each cluster has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    Reads,
+    Writes,
+    Lists,
+}
+
 /// Why a call does not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
@@ -50,20 +58,42 @@ pub enum Denied {
     Expired,
 }
 
+impl Line {
+    /// The queue that calls of `class` wait in. Some wait in none: what the control plane hangs on,
+    /// and what stays open.
+    pub const fn of(class: Class) -> Option<Self> {
+        match class {
+            Class::PointRead | Class::Probe => Some(Self::Reads),
+            Class::Write => Some(Self::Writes),
+            Class::PagedList | Class::HeavyList | Class::Background => Some(Self::Lists),
+            Class::Critical | Class::Watch | Class::Admin => None,
+        }
+    }
+
+    /// As in refusals: the key path of its settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reads => "queues.reads",
+            Self::Writes => "queues.writes",
+            Self::Lists => "queues.lists",
+        }
+    }
+}
+
 impl Gate {
     pub(super) fn new(cluster: &Arc<str>, config: &Config, metrics: &Metrics) -> Self {
         let queues = &config.queues;
-        let entry = |name: &'static str, queue: &'static str, config: &QueueConfig| Entry {
-            name,
-            queue: Arc::new(Queue::new(config.clone())),
+        let entry = |line: Line, queue: &'static str| Entry {
+            name: line.as_str(),
+            queue: Arc::new(Queue::new(queues.of(line).clone())),
             metrics: metrics.queue(cluster, queue),
-            counters: metrics.protection(name),
+            counters: metrics.protection(line.as_str()),
         };
         Self {
             cluster: Arc::clone(cluster),
-            reads: entry("queues.reads", "reads", &queues.reads),
-            writes: entry("queues.writes", "writes", &queues.writes),
-            lists: entry("queues.lists", "lists", &queues.lists),
+            reads: entry(Line::Reads, "reads"),
+            writes: entry(Line::Writes, "writes"),
+            lists: entry(Line::Lists, "lists"),
             limiter: Mutex::new(Limiter::new(
                 queues.concurrency_min,
                 queues.lists.concurrency,
@@ -83,15 +113,12 @@ impl Gate {
         self.limiter.lock().reconfigure(min, max, queues.latency_margin);
     }
 
-    /// The queue that calls of `class` wait in. Some wait in none: what the control plane hangs on,
-    /// and what stays open.
     fn entry(&self, class: Class) -> Option<&Entry> {
-        match class {
-            Class::PointRead | Class::Probe => Some(&self.reads),
-            Class::Write => Some(&self.writes),
-            Class::PagedList | Class::HeavyList | Class::Background => Some(&self.lists),
-            Class::Critical | Class::Watch | Class::Admin => None,
-        }
+        Some(match Line::of(class)? {
+            Line::Reads => &self.reads,
+            Line::Writes => &self.writes,
+            Line::Lists => &self.lists,
+        })
     }
 
     /// Waits for the call's turn.
@@ -154,6 +181,11 @@ impl Gate {
     /// The fullest member's database is this full.
     pub fn set_space(&self, percent: u32) {
         self.space_percent.store(percent, Relaxed);
+    }
+
+    /// In percent of the quota of the fullest member; 0 while it is not known.
+    pub fn space_percent(&self) -> u32 {
+        self.space_percent.load(Relaxed)
     }
 
     /// Puts what the queues hold into their metrics.

@@ -4,8 +4,10 @@ mod bucket;
 pub mod classify;
 mod config;
 mod cost;
+mod explain;
 mod gate;
 mod limiter;
+mod matching;
 mod memory;
 mod metrics;
 mod protection;
@@ -24,7 +26,8 @@ pub use config::{
     Priority, QueueConfig, QueuesConfig, Quota, Rate, Rule, SpaceConfig,
 };
 pub use cost::{Cost, Costs, assumed};
-pub use gate::{Denied, Gate};
+pub use explain::{Explanation, Matched, is_looked_at};
+pub use gate::{Denied, Gate, Line};
 pub use limiter::{Limiter, Sample};
 pub use memory::{Held, Memory};
 pub use protection::{Permit, Protection, Standing, UnknownProtection};

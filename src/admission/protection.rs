@@ -5,7 +5,7 @@ use super::{
     Subject,
     gate::{denied, wait},
     metrics::Metrics,
-    rules::{Limits, RunningRule, may_create},
+    rules::{Limits, RunningRule},
     writes::WriteGuards,
 };
 use arc_swap::ArcSwap;
@@ -124,10 +124,8 @@ impl Protection {
     ///
     /// When there is no protection of this name.
     pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
-        let known = || self.standings().into_iter().map(|standing| standing.protection);
-        if !known().any(|protection| protection == name) {
-            let known = known().collect::<Vec<_>>().join(", ");
-            return Err(UnknownProtection { name: name.to_owned(), known });
+        if !self.standings().iter().any(|standing| standing.protection == name) {
+            return Err(self.unknown(name));
         }
         {
             let mut switches = self.switches.lock();
@@ -145,6 +143,12 @@ impl Protection {
             "protection switched"
         );
         Ok(())
+    }
+
+    /// That there is no protection of this name, but others.
+    pub fn unknown(&self, name: &str) -> UnknownProtection {
+        let known = self.standings().into_iter().map(|standing| standing.protection);
+        UnknownProtection { name: name.to_owned(), known: known.collect::<Vec<_>>().join(", ") }
     }
 
     /// The queues of a cluster; always the same for a name.
@@ -417,18 +421,11 @@ impl RunningRule {
     /// Takes the call's share of the rates and tells how long it waits for it.
     fn admit(&self, subject: &Subject, deadline: Option<Instant>) -> Result<Duration, Denied> {
         let (mode, rule) = (self.mode(), &self.rule);
-        if rule.deny {
-            self.refuse(mode, RefusalKind::Forbidden, "calls like this are denied".into(), DENY)?;
-        }
-        if rule.read_only && subject.is_write() {
-            self.refuse(mode, RefusalKind::Forbidden, "it lets nothing be written".into(), READ)?;
-        }
-        if let Some(max) = rule.quota.value_size.filter(|max| subject.value_size > *max) {
-            let reason = format!("a value of {} bytes; {max} are let", subject.value_size);
-            self.refuse(mode, RefusalKind::Size, reason, "raise its quota.value_size")?;
+        if let Some(refusal) = rule.forbids(subject) {
+            self.refuse_with(mode, refusal)?;
         }
         let Some(limits) = self.limits(subject) else { return Ok(Duration::ZERO) };
-        let creates = limits.creates.as_ref().filter(|_| may_create(subject.shape));
+        let creates = limits.creates.as_ref().filter(|_| subject.may_create());
         let mut delay = Duration::ZERO;
         for (bucket, what) in [(limits.requests.as_ref(), REQUESTS), (creates, CREATES)] {
             let Some(bucket) = bucket else { continue };
@@ -519,7 +516,6 @@ impl RunningRule {
         self.refuse_until(mode, kind, reason, remedy, None)
     }
 
-    /// Counts the refusal, and refuses unless only observing.
     fn refuse_until(
         &self,
         mode: Mode,
@@ -528,15 +524,17 @@ impl RunningRule {
         remedy: &'static str,
         pushback: Option<Duration>,
     ) -> Result<(), Denied> {
-        self.counters.of(mode).refused.inc();
         let rule = Arc::clone(&self.name);
-        let refusal = Refusal { kind, rule, reason, remedy, pushback };
+        self.refuse_with(mode, Refusal { kind, rule, reason, remedy, pushback })
+    }
+
+    /// Counts the refusal, and refuses unless only observing.
+    fn refuse_with(&self, mode: Mode, refusal: Refusal) -> Result<(), Denied> {
+        self.counters.of(mode).refused.inc();
         if mode == Mode::Enforce { Err(Denied::Refused(refusal)) } else { Ok(()) }
     }
 }
 
-const DENY: &str = "take its deny out or set it to observe";
-const READ: &str = "take its read_only out or set it to observe";
 const REQUESTS: (&str, &str) = ("requests", "raise its limit.requests");
 const CREATES: (&str, &str) = ("creates", "raise its limit.creates");
 const COST: (&str, &str) = ("units of cost", "raise its limit.cost");

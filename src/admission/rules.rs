@@ -1,10 +1,9 @@
 //! The rules as they run.
 
 use super::{
-    Bucket, Flow, Limit, Match, Mode, Per, Priority, Queue, QueueConfig, Rule, Shape, Subject,
-    metrics::Counters, usage::Usage,
+    Bucket, Flow, Limit, Mode, Per, Priority, Queue, QueueConfig, Rule, Subject, metrics::Counters,
+    usage::Usage,
 };
-use crate::etcd::key_range::KeyRange;
 use bytes::Bytes;
 use moka::sync::Cache;
 use std::{
@@ -23,7 +22,6 @@ pub(super) struct RunningRule {
     pub(super) counters: Counters,
     /// [`Mode`] as it is now, by the switches too.
     mode: AtomicU8,
-    prefixes: Vec<KeyRange>,
     /// By what the limit is told apart by.
     limits: Cache<Flow, Arc<Limits>>,
     /// What is stored, by prefix.
@@ -60,11 +58,9 @@ const FLOW_IDLE: Duration = Duration::from_secs(600);
 
 impl RunningRule {
     pub(super) fn new(rule: Rule, counters: Counters) -> Self {
-        let prefixes = rule.when.prefixes.iter().map(|prefix| below(prefix)).collect();
         Self {
             name: rule.name.as_str().into(),
             mode: AtomicU8::new(rule.mode as u8),
-            prefixes,
             limits: Cache::builder().max_capacity(FLOWS_MAX).time_to_idle(FLOW_IDLE).build(),
             usages: Cache::new(FLOWS_MAX),
             rule,
@@ -78,32 +74,6 @@ impl RunningRule {
 
     pub(super) fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u8, Relaxed);
-    }
-
-    pub(super) fn matches(&self, subject: &Subject, cluster: &str) -> bool {
-        let Match {
-            prefixes: _,
-            namespaces,
-            classes,
-            shapes,
-            methods,
-            clients,
-            addresses,
-            clusters,
-        } = &self.rule.when;
-        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-        any(classes, |class| *class == subject.class)
-            && any(shapes, |shape| *shape == subject.shape)
-            && any(methods, |method| Some(*method) == subject.method)
-            && any(clusters, |name| name == cluster)
-            && any(clients, |name| name.matches(&subject.client.name))
-            && any(addresses, |net| net.contains(&subject.client.address))
-            && any(&self.prefixes, |prefix| {
-                subject.keys.as_ref().is_some_and(|keys| !prefix.intersection(keys).is_empty())
-            })
-            && any(namespaces, |name| {
-                subject.place.namespace.as_ref().is_some_and(|found| name.matches(&text(found)))
-            })
     }
 
     pub(super) fn limits(&self, subject: &Subject) -> Option<Arc<Limits>> {
@@ -120,17 +90,6 @@ impl RunningRule {
         ));
         Some(self.limits.get_with(flow, || Arc::new(Limits::new(limit))))
     }
-}
-
-/// The key `prefix` itself and all below it.
-fn below(prefix: &str) -> KeyRange {
-    let below = KeyRange::prefix(Bytes::from(format!("{prefix}/")));
-    KeyRange { start: Bytes::copy_from_slice(prefix.as_bytes()), ..below }
-}
-
-/// An empty list is not looked at.
-fn any<T>(list: &[T], matches: impl Fn(&T) -> bool) -> bool {
-    list.is_empty() || list.iter().any(matches)
 }
 
 impl Limits {
@@ -157,17 +116,12 @@ impl Plan {
     pub(super) fn new(rules: &[Arc<RunningRule>], subject: &Subject, cluster: &str) -> Self {
         let mut plan = Self::default();
         for running in rules {
-            if running.mode() == Mode::Off || !running.matches(subject, cluster) {
+            if running.mode() == Mode::Off || !running.rule.when.matches(subject, cluster) {
                 continue;
             }
-            let rule = &running.rule;
             // What changes how a call is treated, rather than whether, is not done while observing.
             if running.mode() == Mode::Enforce {
-                plan.weight = plan.weight.or(rule.weight);
-                plan.priority = plan.priority.or(rule.priority);
-                plan.coalesce = plan.coalesce.or(rule.coalesce);
-                plan.page = plan.page.or(rule.page);
-                plan.exempt |= rule.exempt;
+                plan.follow(&running.rule);
             }
             plan.rules.push(Arc::clone(running));
             if plan.exempt {
@@ -175,6 +129,15 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Takes over what a rule says of how the call is treated; what was said before it stays.
+    pub(super) fn follow(&mut self, rule: &Rule) {
+        self.weight = self.weight.or(rule.weight);
+        self.priority = self.priority.or(rule.priority);
+        self.coalesce = self.coalesce.or(rule.coalesce);
+        self.page = self.page.or(rule.page);
+        self.exempt |= rule.exempt;
     }
 
     /// The names of the rules that match.
@@ -185,9 +148,4 @@ impl Plan {
     pub(super) fn flow(subject: &Subject) -> Flow {
         Flow::of((&subject.client, &subject.place.collection))
     }
-}
-
-/// Whether a call may put a key that was not there: a put by itself may.
-pub(super) fn may_create(shape: Shape) -> bool {
-    matches!(shape, Shape::Create | Shape::Put | Shape::Txn)
 }

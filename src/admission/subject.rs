@@ -38,6 +38,11 @@ pub struct Place {
 }
 
 impl Subject {
+    /// Whether it may put a key that was not there: a put by itself may.
+    pub fn may_create(&self) -> bool {
+        matches!(self.shape, Shape::Create | Shape::Put | Shape::Txn)
+    }
+
     pub fn is_write(&self) -> bool {
         matches!(
             self.shape,

@@ -2,13 +2,13 @@
 
 use super::{
     Census, Client, Denied, Gate, Mode, Plan, Priority, Protection, Refusal, RefusalKind, Shape,
-    Subject,
+    SpaceConfig, Subject,
     metrics::{Counters, Metrics},
-    rules::{RunningRule, may_create},
+    rules::RunningRule,
     usage::Stored,
 };
 use crate::etcd::key_range::KeyRange;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 /// The counters of the guards that are always there.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Protection {
         self.check_read_only()?;
         self.check_space(gate, subject, plan)?;
         self.check_deletes(subject, plan, deletes, overridden, census).await?;
-        if may_create(subject.shape) {
+        if subject.may_create() {
             for running in &plan.rules {
                 running.check_quota(subject, census).await?;
             }
@@ -71,15 +71,9 @@ impl Protection {
     /// The slope before etcd refuses every put.
     fn check_space(&self, gate: &Gate, subject: &Subject, plan: &Plan) -> Result<(), Denied> {
         let current = self.current();
-        let (space, percent) = (&current.config.space, gate.space_percent.load(Relaxed));
-        if !may_create(subject.shape) || percent < space.refuse_low_percent {
-            return Ok(());
-        }
-        let low =
-            subject.place.collection.ends_with(b"/events") || plan.priority == Some(Priority::Low);
-        // A put by itself may well be an update, and those flow.
-        let create = subject.shape == Shape::Create;
-        if !(low || create && percent >= space.refuse_percent) {
+        let percent = gate.space_percent();
+        let from = current.config.space.refuses_from(subject, plan);
+        if from.is_none_or(|from| percent < from) {
             return Ok(());
         }
         refuse(current.modes.space, &current.writes.space, "space", || {
@@ -131,6 +125,22 @@ impl Protection {
             let reason = format!("this deletes {keys} keys, and {keys_max} are let at once");
             (RefusalKind::Forbidden, reason, OVERRIDE)
         })
+    }
+}
+
+impl SpaceConfig {
+    /// How full the database is from which on such a write is refused; `None` if it never is.
+    pub(super) fn refuses_from(&self, subject: &Subject, plan: &Plan) -> Option<u32> {
+        if !subject.may_create() {
+            return None;
+        }
+        let low =
+            subject.place.collection.ends_with(b"/events") || plan.priority == Some(Priority::Low);
+        if low {
+            return Some(self.refuse_low_percent);
+        }
+        // A put by itself may well be an update, and those flow.
+        (subject.shape == Shape::Create).then_some(self.refuse_percent)
     }
 }
 

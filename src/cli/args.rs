@@ -3,7 +3,7 @@
 use crate::config::{Flags, Reloader, parse_duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// A load-protection proxy in front of etcd.
 #[derive(Debug, Parser)]
@@ -28,7 +28,7 @@ pub(super) enum Command {
     #[command(after_help = CHECK_EXAMPLES)]
     Check(Source),
 
-    /// Show where a key, a range or a request goes, and what class of work it is.
+    /// Show where a key, a range or a request goes, what it costs, and what protections make of it.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
 
@@ -80,6 +80,17 @@ pub(super) struct Explain {
     #[command(flatten)]
     pub(super) what: What,
 
+    /// Who asks: the name in a certificate. Without one a client goes by its address.
+    #[arg(long, value_name = "NAME", help_heading = "Request")]
+    pub(super) client: Option<String>,
+
+    /// Where the client connects from.
+    ///
+    /// 127.0.0.1 if it is not given. Of requests from a file, --client and --address are those of the
+    /// ones that say none themselves.
+    #[arg(long, value_name = "IP", help_heading = "Request")]
+    pub(super) address: Option<IpAddr>,
+
     #[command(flatten)]
     pub(super) source: Source,
 }
@@ -104,7 +115,8 @@ pub(super) struct What {
     ///
     /// Keys: method (range, range_stream, put, delete_range, txn, watch; default range), key,
     /// range_end or prefix, limit, revision, count_only, keys_only, sort_order (none, ascend,
-    /// descend), and for a txn the lists compare, success and failure of requests.
+    /// descend), client, address, and for a txn the lists compare, success and failure of requests.
+    /// A compare with a mod_revision makes a txn what kube-apiserver sends: a create with 0.
     #[arg(long, value_name = "FILE", help_heading = "Request")]
     pub(super) requests: Option<PathBuf>,
 }
@@ -191,6 +203,9 @@ Examples:
 
   Whether a list lies in one cluster:
     seawall explain --config seawall.yaml --prefix /registry/events/
+
+  What the rules make of a client's lists:
+    seawall explain --config seawall.yaml --prefix /registry/pods/ --client inventory
 
   Requests from a file:
     echo '{\"method\": \"watch\", \"prefix\": \"/registry/pods/\"}' >requests.jsonl

@@ -1,13 +1,15 @@
 //! `seawall explain`
 
+mod protections;
+
 use super::{
     Failure,
     args::{Explain, What},
     request::{self, Method, Request},
 };
 use crate::{
+    admission::Client,
     config::{Listener, Loaded},
-    etcd::key_range::KeyRange,
     routing::{Located, Segment, Table, txn},
 };
 use std::{fs, path::Path};
@@ -16,10 +18,12 @@ use std::{fs, path::Path};
 pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
     let loaded = args.source.reloader().load_with_origins()?;
     let mut blocks = Vec::new();
-    for (number, request) in (1..).zip(requests(&args.what)?) {
+    for (number, mut request) in (1..).zip(requests(&args.what)?) {
         if let Some(text) = request.wrong() {
             return Err(Failure::Usage(format!("request {number}: {text}")));
         }
+        request.client = request.client.or_else(|| args.client.clone());
+        request.address = request.address.or(args.address);
         for index in 0..loaded.settings.listeners.len() {
             blocks.push(explain_at(&loaded, index, &request)?);
         }
@@ -57,13 +61,30 @@ fn explain_at(loaded: &Loaded, index: usize, request: &Request) -> Result<String
     let method = request.method.as_str();
     let (title, place) = match request.method {
         Method::Txn => (method.to_string(), place.of_txn(request)),
-        _ => (format!("{method} {}", request.keys()), place.of_range(&request.keys())),
+        _ => (format!("{method} {}", request.keys()), place.of_range(request)),
     };
-    let class = request.class().as_str();
+    let subject = request.subject();
+    let Client { name, address } = &*subject.client;
+    let address = address.to_string();
+    let client = if **name == *address { address } else { format!("{name} at {address}") };
     let listener = format!("{} ({})", listener.name, listener.address);
-    let head = [format!("  class     {class}"), format!("  listener  {listener}")];
-    let lines = std::iter::once(title).chain(head).chain(place);
+    let head = [("shape", subject.shape.as_str()), ("class", subject.class.as_str())];
+    let head = head.into_iter().chain([("client", &client[..]), ("listener", &listener)]);
+    let config = &loaded.settings.protection;
+    let protections = match &place.cluster {
+        Some(cluster) => protections::lines(config, request, &subject, cluster),
+        None => Vec::new(),
+    };
+    let lines = std::iter::once(title)
+        .chain(head.map(|(name, value)| line(name, value)))
+        .chain(place.lines)
+        .chain(protections);
     Ok(lines.map(|line| line + "\n").collect())
+}
+
+/// A name and what there is to say of it.
+fn line(name: &str, value: impl AsRef<str>) -> String {
+    format!("  {name:<8}  {}", value.as_ref())
 }
 
 struct Place<'a> {
@@ -73,31 +94,47 @@ struct Place<'a> {
     table: &'a Table<String>,
 }
 
+/// Where a request goes.
+struct Found {
+    lines: Vec<String>,
+    /// If it is one alone.
+    cluster: Option<String>,
+}
+
 impl Place<'_> {
-    fn of_range(&self, range: &KeyRange) -> Vec<String> {
-        match self.table.locate(range) {
-            Located::One(cluster) => {
-                vec![self.rule(&range.start), format!("  cluster   {cluster}")]
-            }
+    fn of_range(&self, request: &Request) -> Found {
+        let range = request.keys();
+        match self.table.locate(&range) {
+            Located::One(cluster) => Found::at(self.rule(&range.start), cluster),
             Located::Several(segments) => {
                 let part = |Segment { range, cluster }: &Segment<'_, String>| {
                     format!("    {cluster:<16}  {range}")
                 };
-                let head = "  clusters  several, since the range spans them:".to_string();
-                std::iter::once(head).chain(segments.iter().map(part)).collect()
+                let head = line("clusters", "several, since the range spans them:");
+                let parts = segments.iter().map(part);
+                let outcome = match request.method {
+                    Method::Range => {
+                        "asked of each and merged in the order of keys, as they are now; no \
+                         protection looks at that"
+                    }
+                    _ => "refused, since it must lie in one cluster",
+                };
+                let outcome = line("outcome", outcome);
+                let lines = std::iter::once(head).chain(parts).chain([outcome]).collect();
+                Found { lines, cluster: None }
             }
         }
     }
 
-    fn of_txn(&self, request: &Request) -> Vec<String> {
+    fn of_txn(&self, request: &Request) -> Found {
         let request = request.txn_request();
         match txn::locate_txn(self.table, &request) {
             Ok(cluster) => {
                 let first = txn::keys(&request).next();
                 let rule = first.map_or_else(|| self.default_rule(), |keys| self.rule(&keys.start));
-                vec![rule, format!("  cluster   {cluster}")]
+                Found::at(rule, cluster)
             }
-            Err(spans) => vec![format!("  refused   {spans}")],
+            Err(spans) => Found { lines: vec![line("refused", spans.to_string())], cluster: None },
         }
     }
 
@@ -109,11 +146,17 @@ impl Place<'_> {
         let path =
             format!("listeners[{}].routes[{}].prefix", self.index, position.unwrap_or_default());
         let origin = self.loaded.origins.of(&path);
-        format!("  route     {} ({origin})", route.prefix.escape_ascii())
+        line("route", format!("{} ({origin})", route.prefix.escape_ascii()))
     }
 
     fn default_rule(&self) -> String {
         let origin = self.loaded.origins.of(&format!("listeners[{}].default", self.index));
-        format!("  route     none, so the default cluster ({origin})")
+        line("route", format!("none, so the default cluster ({origin})"))
+    }
+}
+
+impl Found {
+    fn at(rule: String, cluster: &str) -> Self {
+        Self { lines: vec![rule, line("cluster", cluster)], cluster: Some(cluster.to_owned()) }
     }
 }

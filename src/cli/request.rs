@@ -1,19 +1,25 @@
 //! Requests as people write them down.
 
 use crate::{
-    admission::classify::{self, Class},
+    admission::{Client, Kind, Place, Shape, Subject, classify},
     config::{self, read_shape},
     etcd::{
         key_range::KeyRange,
+        method,
         proto::etcdserverpb::{
-            Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+            Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, compare,
             range_request, request_op,
         },
     },
+    routing::txn,
 };
 use bytes::Bytes;
 use serde::Deserialize;
-use std::path::Path;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+};
 
 /// One request; which fields count depends on the method.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,6 +35,11 @@ pub(super) struct Request {
     count_only: bool,
     keys_only: bool,
     sort_order: SortOrder,
+    /// Of a compare: the revision that the key must have been changed at, 0 for none.
+    mod_revision: Option<i64>,
+    /// Who calls; not in the parts of a txn.
+    pub(super) client: Option<String>,
+    pub(super) address: Option<IpAddr>,
     compare: Vec<Request>,
     success: Vec<Request>,
     failure: Vec<Request>,
@@ -86,13 +97,47 @@ impl Request {
         }
     }
 
-    pub(super) fn class(&self) -> Class {
+    pub(super) fn kind(&self) -> Kind {
         match self.method {
-            Method::Range | Method::RangeStream => classify::range(&self.range_request()).class,
-            Method::Put => classify::put(&self.put_request()).class,
-            Method::DeleteRange => classify::delete_range(&self.delete_range_request()).class,
-            Method::Txn => classify::txn(&self.txn_request()).class,
-            Method::Watch => Class::Watch,
+            Method::Range | Method::RangeStream => classify::range(&self.range_request()),
+            Method::Put => classify::put(&self.put_request()),
+            Method::DeleteRange => classify::delete_range(&self.delete_range_request()),
+            Method::Txn => classify::txn(&self.txn_request()),
+            Method::Watch => Kind::of(Shape::Watch),
+        }
+    }
+
+    /// Who calls: a client without a certificate goes by its address.
+    pub(super) fn caller(&self) -> Client {
+        let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let name = self.client.clone().unwrap_or_else(|| address.to_string());
+        Client { name: name.into(), address }
+    }
+
+    /// The call as protections see it.
+    pub(super) fn subject(&self) -> Subject {
+        let Kind { shape, class } = self.kind();
+        let keys = match self.method {
+            Method::Txn => txn::keys(&self.txn_request()).next(),
+            _ => Some(self.keys()),
+        };
+        Subject {
+            method: Some(self.method.of_etcd()),
+            shape,
+            class,
+            place: keys.as_ref().map(Place::of).unwrap_or_default(),
+            keys,
+            client: Arc::new(self.caller()),
+            value_size: 0,
+        }
+    }
+
+    /// Whether it deletes ranges rather than single keys.
+    pub(super) fn deletes_ranges(&self) -> bool {
+        match self.method {
+            Method::DeleteRange => self.keys().as_single().is_none(),
+            Method::Txn => txn::deleted_ranges(&self.txn_request()).next().is_some(),
+            _ => false,
         }
     }
 
@@ -111,6 +156,9 @@ impl Request {
             Method::Txn => parts().find_map(|part| match part.method {
                 Method::Watch | Method::RangeStream => {
                     Some(format!("a txn cannot hold a {}", part.method.as_str()))
+                }
+                _ if part.client.is_some() || part.address.is_some() => {
+                    Some("client and address are said of a whole txn".into())
                 }
                 _ => part.wrong(),
             }),
@@ -148,7 +196,13 @@ impl Request {
 
     fn compare(&self) -> Compare {
         let keys = self.keys();
-        Compare { range_end: keys.range_end(), key: keys.start, ..Compare::default() }
+        let by_revision = Compare {
+            target: compare::CompareTarget::Mod.into(),
+            target_union: self.mod_revision.map(compare::TargetUnion::ModRevision),
+            ..Compare::default()
+        };
+        let compare = if self.mod_revision.is_some() { by_revision } else { Compare::default() };
+        Compare { range_end: keys.range_end(), key: keys.start, ..compare }
     }
 
     fn put_request(&self) -> PutRequest {
@@ -181,6 +235,17 @@ impl Request {
 }
 
 impl Method {
+    fn of_etcd(self) -> method::Method {
+        match self {
+            Self::Range => method::Method::Range,
+            Self::RangeStream => method::Method::RangeStream,
+            Self::Put => method::Method::Put,
+            Self::DeleteRange => method::Method::DeleteRange,
+            Self::Txn => method::Method::Txn,
+            Self::Watch => method::Method::Watch,
+        }
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Range => "range",

@@ -6,7 +6,7 @@ pub(super) fn count(number: f64) -> String {
 }
 
 /// 512 B, 1.50 MiB.
-pub(super) fn bytes(number: u64) -> String {
+pub(in crate::cli) fn bytes(number: u64) -> String {
     scaled(number as f64, 1_024.0, [" B", " KiB", " MiB", " GiB", " TiB"])
 }
 

@@ -1,7 +1,8 @@
 //! `seawall top`
 
-mod format;
+pub(super) mod format;
 mod once;
+mod protections;
 mod screen;
 mod session;
 mod source;

@@ -1,7 +1,7 @@
 //! All tables as plain text.
 
 use super::{
-    By, Window, screen,
+    By, Window, protections, screen,
     source::Snapshot,
     table::{Filter, Kind, Tab, Table},
 };
@@ -16,7 +16,9 @@ pub(super) fn text(snapshot: &Snapshot, window: Window, by: By) -> String {
         let table = Table::new(snapshot, tab, &Filter::default(), by);
         format!("\n{}\n{}", tab.title(), plain(&table))
     });
-    format!("{head}\n{}", tables.concat())
+    let panel: String =
+        protections::panel(&snapshot.protection).into_iter().map(|line| line + "\n").collect();
+    format!("{head}\n{panel}{}", tables.concat())
 }
 
 fn plain(table: &Table) -> String {

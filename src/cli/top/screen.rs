@@ -3,6 +3,7 @@
 use super::{
     By, Window,
     format::{bytes, count, span},
+    protections,
     source::Snapshot,
     table::{Column, Filter, Kind, Row, Tab, Table, named},
 };
@@ -175,13 +176,16 @@ impl Screen {
         }
     }
 
-    /// The lines above the table; each protection's state belongs here.
     fn head(&self) -> Vec<Line<'static>> {
         let summary = match &self.snapshot {
             Some(snapshot) => summary(snapshot, self.window, self.by),
             None => format!("asking {}", self.url),
         };
-        let mut lines = vec![Line::from(summary), self.tabs()];
+        let mut lines = vec![Line::from(summary)];
+        if let Some(snapshot) = &self.snapshot {
+            lines.extend(protections::panel(&snapshot.protection).into_iter().map(Line::from));
+        }
+        lines.push(self.tabs());
         if let Some(error) = &self.error {
             let causes: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
             lines.push(Line::from(format!("{error}; trying again")).red().bold());

@@ -24,6 +24,7 @@ const ANSWER_MAX: usize = 64 * 1024 * 1024;
 pub(super) struct Snapshot {
     pub(super) status: Status,
     pub(super) ranking: Ranking,
+    pub(super) protection: Protection,
 }
 
 /// What is used of `/status`.
@@ -50,6 +51,49 @@ pub(super) struct Member {
     /// 0 where etcd does not tell.
     pub(super) db_quota_bytes: u64,
     pub(super) alarms: Vec<String>,
+}
+
+/// What is used of `/protection`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Protection {
+    pub(super) mode: String,
+    pub(super) memory: Memory,
+    pub(super) protections: Vec<Standing>,
+    pub(super) clusters: Vec<Gate>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Memory {
+    pub(super) used: u64,
+    pub(super) limit: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Standing {
+    pub(super) protection: String,
+    pub(super) mode: String,
+    pub(super) switched: bool,
+    pub(super) delayed: u64,
+    pub(super) refused: u64,
+    pub(super) would_delay: u64,
+    pub(super) would_refuse: u64,
+}
+
+/// The queues of one cluster.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Gate {
+    pub(super) name: String,
+    /// 0 while it is not known.
+    pub(super) space_percent: u32,
+    pub(super) queues: Vec<Queue>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Queue {
+    pub(super) queue: String,
+    pub(super) running: u64,
+    pub(super) waiting: u64,
+    pub(super) limit: u64,
 }
 
 /// An admin port.
@@ -85,7 +129,11 @@ impl Source {
     pub(super) async fn snapshot(&self, window: Window) -> anyhow::Result<Snapshot> {
         let path = format!("/top?window={}", window.as_str());
         let asked = async {
-            Ok(Snapshot { status: self.get("/status").await?, ranking: self.get(&path).await? })
+            Ok(Snapshot {
+                status: self.get("/status").await?,
+                ranking: self.get(&path).await?,
+                protection: self.get("/protection").await?,
+            })
         };
         let answer = timeout(TIMEOUT, asked).await;
         let answer = answer.unwrap_or_else(|_| anyhow::bail!("no answer within {TIMEOUT:?}"));

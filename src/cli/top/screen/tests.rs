@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
-    cli::top::source::{Cluster, Member, Status},
+    cli::top::source::{Cluster, Gate, Member, Memory, Protection, Queue, Standing, Status},
 };
 use ratatui::{Terminal, backend::TestBackend};
 
@@ -40,6 +40,29 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".into(),
             uptime_seconds: 187,
             clusters: [("main".to_owned(), Cluster { members: vec![member] })].into(),
+        },
+        protection: Protection {
+            mode: "enforce".into(),
+            memory: Memory { used: 12 << 20, limit: 1 << 30 },
+            protections: vec![Standing {
+                protection: "queues".into(),
+                mode: "enforce".into(),
+                switched: false,
+                delayed: 1_200,
+                refused: 3,
+                would_delay: 0,
+                would_refuse: 0,
+            }],
+            clusters: vec![Gate {
+                name: "main".into(),
+                space_percent: 25,
+                queues: vec![Queue {
+                    queue: "queues.reads".into(),
+                    running: 4,
+                    waiting: 17,
+                    limit: 4,
+                }],
+            }],
         },
         ranking: Ranking {
             seconds: 60,
@@ -90,6 +113,9 @@ fn press(screen: &mut Screen, codes: impl IntoIterator<Item = KeyCode>) -> Actio
 fn fills_80_by_24() {
     let expected = "\
 last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
+protections enforce; memory 12.0 MiB of 1.00 GiB
+most: queues delayed 1.20k, refused 3
+queues of main: reads 4/4 and 17 wait; space 25 %
 Clusters  Prefixes  Clients  Shapes  Largest objects
 ┌Prefixes──────────────────────────────────────────────────────────────────────┐
 │PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
@@ -105,6 +131,9 @@ Clusters  Prefixes  Clients  Shapes  Largest objects
 fn small_terminals_show_what_matters_most() {
     let expected = "\
 last minute by cost: cost 1.00k, 110 req
+protections enforce; memory 12.0 MiB of
+most: queues delayed 1.20k, refused 3
+queues of main: reads 4/4 and 17 wait; s
 Clusters  Prefixes  Clients  Shapes  Lar
 ┌Prefixes──────────────────────────────┐
 │PREFIX                    COST   SHARE│
@@ -194,10 +223,13 @@ fn help_comes_and_goes_and_q_quits() {
 #[test]
 fn a_silent_admin_port_is_named_and_the_last_answer_stays() {
     let mut screen = screen();
-    screen.take(Err(anyhow::anyhow!("refused").context("the admin port cannot be reached")));
+    screen.take(Err(anyhow::anyhow!("no route").context("the admin port cannot be reached")));
     let drawn = draw(&mut screen, 80, 24);
-    assert!(drawn.contains("the admin port cannot be reached; trying again\nrefused\n"), "{drawn}");
+    assert!(
+        drawn.contains("the admin port cannot be reached; trying again\nno route\n"),
+        "{drawn}"
+    );
     assert!(drawn.contains("/registry/pods"), "{drawn}");
     screen.take(Ok(snapshot()));
-    assert!(!draw(&mut screen, 80, 24).contains("refused"));
+    assert!(!draw(&mut screen, 80, 24).contains("no route"));
 }

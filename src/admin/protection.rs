@@ -1,0 +1,134 @@
+//! What protects etcd, as JSON, and the switches by which an operator overrules it.
+
+use super::View;
+use crate::admission::{Gate, Mode, Protection, Standing};
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderName, StatusCode, header::ORIGIN},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
+
+/// What `/protection` shows.
+#[derive(Debug, Serialize)]
+struct Overview {
+    /// How far any protection goes.
+    mode: &'static str,
+    memory: Memory,
+    protections: Vec<Standing>,
+    clusters: Vec<Cluster>,
+}
+
+/// Bytes of answers that are held.
+#[derive(Debug, Serialize)]
+struct Memory {
+    used: u64,
+    limit: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Cluster {
+    name: String,
+    /// Of etcd's quota; 0 while it is not known.
+    space_percent: u32,
+    queues: Vec<Queue>,
+}
+
+#[derive(Debug, Serialize)]
+struct Queue {
+    queue: &'static str,
+    /// Calls at etcd.
+    running: u32,
+    waiting: usize,
+    /// Calls that are let to etcd at once.
+    limit: u32,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    mode: Option<String>,
+}
+
+/// Proof that a request does not come from a page of another site: a browser asks first before it
+/// sends such a header there, and is not allowed to.
+const SWITCH: HeaderName = HeaderName::from_static("x-seawall-switch");
+
+const MODES: &str = "expected ?mode=off, observe, enforce (or on), or configured";
+
+pub(super) async fn overview(State(view): State<Arc<View>>) -> impl IntoResponse {
+    let protection = &view.protection;
+    let (used, limit) = (protection.memory.used(), protection.memory.limit());
+    Json(Overview {
+        mode: standing(protection, "all").map_or(Mode::Off.as_str(), |all| all.mode),
+        memory: Memory { used, limit },
+        protections: protection.standings(),
+        clusters: protection.gates().iter().map(|gate| cluster(gate)).collect(),
+    })
+}
+
+fn cluster(gate: &Gate) -> Cluster {
+    let queues = gate.queues().map(|(queue, running, waiting, limit)| Queue {
+        queue,
+        running,
+        waiting,
+        limit,
+    });
+    Cluster {
+        name: gate.cluster.to_string(),
+        space_percent: gate.space_percent(),
+        queues: queues.into(),
+    }
+}
+
+pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
+    match standing(&view.protection, &name) {
+        Some(standing) => Json(standing).into_response(),
+        None => refused(StatusCode::NOT_FOUND, &view.protection.unknown(&name)),
+    }
+}
+
+/// Takes effect for the next call, and for those that have not begun to wait.
+pub(super) async fn switch(
+    State(view): State<Arc<View>>,
+    Path(name): Path<String>,
+    Query(Params { mode }): Query<Params>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(why) = not_by_hand(&headers) {
+        return refused(StatusCode::FORBIDDEN, &why);
+    }
+    let mode = match mode.as_deref() {
+        Some("off") => Some(Mode::Off),
+        Some("observe") => Some(Mode::Observe),
+        Some("enforce" | "on") => Some(Mode::Enforce),
+        Some("configured") => None,
+        Some(other) => {
+            return refused(StatusCode::BAD_REQUEST, &format!("{MODES}; met {other:?}"));
+        }
+        None => return refused(StatusCode::BAD_REQUEST, &format!("{MODES}; met none")),
+    };
+    match view.protection.switch(&name, mode) {
+        Ok(()) => Json(standing(&view.protection, &name)).into_response(),
+        Err(unknown) => refused(StatusCode::NOT_FOUND, &unknown),
+    }
+}
+
+/// Why a request may be that of a page in somebody's browser. Browsers name the page's origin when
+/// they post; a name that was made to point here would be the same as ours, hence none is let.
+fn not_by_hand(headers: &HeaderMap) -> Option<&'static str> {
+    if headers.contains_key(ORIGIN) {
+        return Some("protections are not switched from a browser: leave the header origin out");
+    }
+    let said = headers.get(SWITCH).is_some_and(|value| value == "yes");
+    (!said).then_some("to switch a protection, send the header x-seawall-switch: yes")
+}
+
+fn standing(protection: &Protection, name: &str) -> Option<Standing> {
+    protection.standings().into_iter().find(|standing| standing.protection == name)
+}
+
+fn refused(code: StatusCode, why: &dyn fmt::Display) -> Response {
+    (code, format!("{why}\n")).into_response()
+}

@@ -1,0 +1,258 @@
+//! The operator's port: protections as they stand, and their switches.
+
+// Each of the test programs that share it uses a part.
+#[allow(dead_code)]
+#[path = "failover/operator.rs"]
+mod operator;
+
+use anyhow::{Context, Result, ensure};
+use etcd_client::Client;
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
+use serde_json::Value;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a client is told that the rule of [`denying`] refuses.
+const DENIED: &str = "etcdserver: permission denied (seawall: office: calls like this are denied";
+
+/// A configuration whose rule `office` denies everything below `/office`.
+fn denying(cluster: &Cluster, name: &str, more: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let endpoint = cluster.member(0).endpoint();
+    let text = format!(
+        "clusters: {{main: {{endpoints: [{endpoint}]}}}}
+protection:
+  rules:
+    - {{name: office, match: {{prefixes: [/office]}}, deny: true}}
+{more}"
+    );
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+async fn start(config: &Path) -> Result<SeawallProcess> {
+    let binary = env::var_os("SEAWALL_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
+    let config = config.display().to_string();
+    SeawallProcess::builder().binary(binary).args(["--config", &config]).start().await
+}
+
+/// Status code and body of a POST with these headers.
+async fn post(seawall: &SeawallProcess, path: &str, headers: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(seawall.admin()?).await?;
+    let request = format!("POST {path} HTTP/1.0\r\nHost: seawall\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    let code = head.split(' ').nth(1).context("an answer without a code")?;
+    Ok((code.parse()?, body.to_owned()))
+}
+
+const BY_HAND: &str = "x-seawall-switch: yes\r\n";
+
+/// Switches a protection and answers how it stands then.
+async fn switch(seawall: &SeawallProcess, name: &str, mode: &str) -> Result<Value> {
+    let path = format!("/protection/{name}?mode={mode}");
+    let (code, body) = post(seawall, &path, BY_HAND).await?;
+    ensure!(code == 200, "{path} answers {code}: {body}");
+    Ok(serde_json::from_str(&body)?)
+}
+
+async fn shown(seawall: &SeawallProcess, path: &str) -> Result<Value> {
+    let (code, body) = operator::get(seawall.admin()?, path).await?;
+    ensure!(code == 200, "{path} answers {code}: {body}");
+    Ok(serde_json::from_str(&body)?)
+}
+
+/// `Ok(true)` if a put passes, `Ok(false)` if the rule denies it.
+async fn passes(client: &mut Client, key: &str) -> Result<bool> {
+    match client.put(key, "", None).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.to_string().contains(DENIED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Clients that put below `/office` without a pause.
+struct Load {
+    passed: Arc<AtomicU64>,
+    denied: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Result<()>>,
+}
+
+impl Load {
+    fn start(client: &Client) -> Self {
+        let mut load = Self {
+            passed: Arc::default(),
+            denied: Arc::default(),
+            stop: Arc::default(),
+            clients: JoinSet::new(),
+        };
+        for number in 0..8 {
+            let (mut client, stop) = (client.clone(), Arc::clone(&load.stop));
+            let (passed, denied) = (Arc::clone(&load.passed), Arc::clone(&load.denied));
+            load.clients.spawn(async move {
+                while !stop.load(Relaxed) {
+                    let counted = if passes(&mut client, &format!("/office/{number}")).await? {
+                        &passed
+                    } else {
+                        &denied
+                    };
+                    counted.fetch_add(1, Relaxed);
+                }
+                Ok(())
+            });
+        }
+        load
+    }
+
+    async fn goes_on(counted: &AtomicU64, what: &str) -> Result<()> {
+        let before = counted.load(Relaxed);
+        eventually(DEADLINE, &format!("calls to be {what}"), async || {
+            let now = counted.load(Relaxed);
+            ensure!(now > before + 100, "{now}, {before} before");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every call was either denied in the rule's words or carried out.
+    async fn end(mut self) -> Result<()> {
+        self.stop.store(true, Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn protections_are_shown_as_they_stand() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "shown.yaml", "")?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    ensure!(!passes(&mut client, "/office/a").await?, "the rule denies it");
+    let all = shown(&seawall, "/protection").await?;
+    ensure!(all["mode"] == "enforce" && all["memory"]["used"] == 0, "{all}");
+    ensure!(all["memory"]["limit"] == 1 << 30, "{all}");
+    let names: Vec<_> = all["protections"]
+        .as_array()
+        .context("a list")?
+        .iter()
+        .filter_map(|standing| standing["protection"].as_str())
+        .collect();
+    ensure!(names.first() == Some(&"all") && names.last() == Some(&"rules.office"), "{names:?}");
+    ensure!(all["clusters"][0]["name"] == "main", "{all}");
+    let lists = &all["clusters"][0]["queues"][2];
+    ensure!(lists["queue"] == "queues.lists" && lists["waiting"] == 0, "{lists}");
+    let office = shown(&seawall, "/protection/rules.office").await?;
+    ensure!(office["mode"] == "enforce" && office["switched"] == false, "{office}");
+    ensure!(office["refused"] == 1, "{office}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_switch_is_said_and_nothing_switched() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "wrong-switch.yaml", "")?).await?;
+    let foreign = format!("{BY_HAND}Origin: http://elsewhere.example\r\n");
+    // What a name that was made to point here would send.
+    let rebound = format!("{BY_HAND}Origin: http://seawall\r\n");
+    for (path, headers, code, text) in [
+        ("rules.office?mode=off", "", 403, "send the header x-seawall-switch: yes\n"),
+        ("rules.office?mode=off", &foreign[..], 403, "not switched from a browser"),
+        ("rules.office?mode=off", &rebound[..], 403, "not switched from a browser"),
+        (
+            "rules.office?mode=of",
+            BY_HAND,
+            400,
+            "off, observe, enforce (or on), or configured; met \"of\"\n",
+        ),
+        ("rules.office", BY_HAND, 400, "or configured; met none\n"),
+        (
+            "rules.ofice?mode=off",
+            BY_HAND,
+            404,
+            "there is no protection \"rules.ofice\"; there are all, read_only, ",
+        ),
+    ] {
+        let (met, body) = post(&seawall, &format!("/protection/{path}"), headers).await?;
+        ensure!(met == code && body.contains(text), "{path} {headers:?}: {met} {body}");
+    }
+    let (code, body) = operator::get(seawall.admin()?, "/protection/none").await?;
+    ensure!(code == 404 && body.ends_with(", rules.office\n"), "{code} {body}");
+    let office = shown(&seawall, "/protection/rules.office").await?;
+    ensure!(office["mode"] == "enforce" && office["switched"] == false, "{office}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rule_is_switched_off_and_on_again_under_load() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let config = denying(&cluster, "under-load.yaml", "")?;
+    let seawall = start(&config).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    let load = Load::start(&client);
+    Load::goes_on(&load.denied, "denied").await?;
+    ensure!(load.passed.load(Relaxed) == 0, "the rule denies all of them");
+
+    for name in ["rules.office", "all"] {
+        let standing = switch(&seawall, name, "off").await?;
+        ensure!(standing["mode"] == "off" && standing["switched"] == true, "{standing}");
+        ensure!(passes(&mut client, "/office/a").await?, "{name} is off for the very next call");
+        Load::goes_on(&load.passed, "carried out").await?;
+        let standing = switch(&seawall, name, "configured").await?;
+        ensure!(standing["mode"] == "enforce" && standing["switched"] == false, "{standing}");
+        ensure!(!passes(&mut client, "/office/a").await?, "{name} is on for the very next call");
+        Load::goes_on(&load.denied, "denied").await?;
+    }
+
+    switch(&seawall, "rules.office", "observe").await?;
+    ensure!(passes(&mut client, "/office/a").await?, "observing refuses nothing");
+    denying(&cluster, "under-load.yaml", "    - {name: other, weight: 2}\n")?;
+    seawall.reload()?;
+    let reloaded = |line: &seawall_testkit::LogLine| line.message() == "configuration reloaded";
+    seawall.log_contains(DEADLINE, "the reload", reloaded).await?;
+    ensure!(passes(&mut client, "/office/a").await?, "a reload leaves what was switched by hand");
+    let office = shown(&seawall, "/protection/rules.office").await?;
+    ensure!(office["mode"] == "observe" && office["would_refuse"].as_u64() > Some(0), "{office}");
+    let switched = |line: &seawall_testkit::LogLine| {
+        line.message() == "protection switched" && line.text("mode") == Some("observe")
+    };
+    seawall.log_contains(DEADLINE, "the switch", switched).await?;
+    load.end().await
+}
+
+#[tokio::test]
+async fn read_only_stops_writes_but_neither_reads_nor_leases() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "read-only.yaml", "")?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/a", "", None).await?;
+    let standing = switch(&seawall, "read_only", "on").await?;
+    ensure!(standing["mode"] == "enforce", "{standing}");
+    let refused = client.put("/a", "", None).await.err().context("nothing may be written")?;
+    let text = "etcdserver: permission denied (seawall: read_only: nothing may be written";
+    ensure!(refused.to_string().contains(text), "{refused}");
+    ensure!(client.get("/a", None).await?.kvs().len() == 1);
+    client.lease_grant(60, None).await?;
+    switch(&seawall, "read_only", "off").await?;
+    client.put("/a", "", None).await?;
+    Ok(())
+}
