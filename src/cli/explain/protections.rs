@@ -139,10 +139,11 @@ fn limit(limit: &Limit, subject: &Subject) -> Option<String> {
         .collect();
     let per =
         if per.is_empty() { String::new() } else { format!(" for each {}", per.join(" and ")) };
-    Some(format!(
-        "at most {}{per}; what is more waits up to {wait_max:?} or is refused",
-        parts.join(", ")
-    ))
+    let more = match wait_max.is_zero() {
+        true => "is refused".to_owned(),
+        false => format!("waits up to {wait_max:?} or is refused"),
+    };
+    Some(format!("at most {}{per}; what is more {more}", parts.join(", ")))
 }
 
 /// `600/m`
