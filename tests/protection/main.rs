@@ -1,7 +1,10 @@
 //! What stands between a load and etcd, held against what etcd itself says.
 
 mod coalescing;
+mod crowd;
+mod exactness;
 mod guards;
+mod leaving;
 mod overload;
 mod paging;
 mod rules;
@@ -31,7 +34,11 @@ use seawall::etcd::{
     },
 };
 use seawall_testkit::{Cluster, LogLine, SeawallProcess};
-use std::{env, fs, net::SocketAddr, path::PathBuf};
+use std::{
+    env, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use tonic::Code;
 
 /// One etcd behind one Seawall.
@@ -48,16 +55,21 @@ impl Stage {
     }
 
     async fn of(etcd: Cluster, protection: &str) -> Result<Self> {
+        let endpoints = etcd.endpoints();
+        Self::at(etcd, &endpoints, protection).await
+    }
+
+    /// Where etcd is reached at other addresses than its own.
+    async fn at(etcd: Cluster, endpoints: &[String], protection: &str) -> Result<Self> {
         let config = etcd.dir().join("seawall.yaml");
-        fs::write(&config, text(&etcd.endpoints(), protection))?;
-        let binary = env::var_os("SEAWALL_BIN")
-            .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
-        let seawall = SeawallProcess::builder()
-            .binary(binary)
-            .args(["--config".as_ref(), config.as_os_str()])
-            .start()
-            .await?;
+        fs::write(&config, text(endpoints, protection))?;
+        let seawall = seawall(&config).await?;
         Ok(Self { etcd, seawall, config })
+    }
+
+    /// Another one before the same etcd, which has learnt nothing yet.
+    async fn another(&self) -> Result<SeawallProcess> {
+        seawall(&self.config).await
     }
 
     /// Changes the configuration and waits until it is taken over.
@@ -76,6 +88,13 @@ impl Stage {
     async fn direct(&self) -> Result<Kv> {
         Kv::connect(self.etcd.member(0).address()).await
     }
+}
+
+async fn seawall(config: &Path) -> Result<SeawallProcess> {
+    let binary = env::var_os("SEAWALL_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
+    let builder = SeawallProcess::builder().binary(binary);
+    builder.args(["--config".as_ref(), config.as_os_str()]).start().await
 }
 
 fn text(endpoints: &[String], protection: &str) -> String {

@@ -15,7 +15,7 @@ use tonic::Code;
 const CONFIGMAPS: &str = "/registry/configmaps/";
 
 /// The chunks put together, and how many they were.
-async fn streamed(
+pub(crate) async fn streamed(
     kv: &Kv,
     request: &RangeRequest,
 ) -> Result<Result<(RangeResponse, usize), (Code, String)>> {
