@@ -346,6 +346,11 @@ impl Protection {
         }
     }
 
+    /// Puts what is held into its metric.
+    pub fn publish(&self) {
+        self.metrics.held.set(self.memory.used() as i64);
+    }
+
     /// All gates, by the names of their clusters.
     pub fn gates(&self) -> Vec<Arc<Gate>> {
         let mut gates: Vec<_> = self.gates.lock().values().cloned().collect();
