@@ -148,6 +148,13 @@ impl App {
         };
         app.serve_admin(view).await?;
         app.accept();
+        let protections: Vec<_> = app
+            .protection
+            .standings()
+            .iter()
+            .map(|standing| format!("{}: {}", standing.protection, standing.mode))
+            .collect();
+        tracing::info!(?protections, "protecting");
         tracing::info!(workers = app.settings.workers, "ready");
         Ok(app)
     }

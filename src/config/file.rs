@@ -397,8 +397,9 @@ impl Default for Lanes {
             watch: lane(64, 32, 128, kib(64), mib(8)),
             // Answers are small, so that windows rarely fill: 64 of them fit at once.
             light: lane(4, 32, 256, kib(256), mib(16)),
-            // Few lists at a time, each with room to flow; 16 windows of 512 KiB are the 8 MiB.
-            heavy: lane(16, 2, 16, kib(512), mib(8)),
+            // Few lists at a time, each with room for a whole page, so that etcd never waits for us in
+            // the middle of one: that costs it as much as the page. 8 such windows are the 16 MiB.
+            heavy: lane(16, 2, 8, mib(2), mib(16)),
         }
     }
 }

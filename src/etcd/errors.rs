@@ -13,3 +13,5 @@ pub const DEADLINE_EXCEEDED: Known = (Code::DeadlineExceeded, "context deadline 
 pub const TOO_MANY_REQUESTS: Known = (Code::ResourceExhausted, "etcdserver: too many requests");
 pub const COMPACTED: Known =
     (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+pub const FUTURE_REVISION: Known =
+    (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");

@@ -150,4 +150,4 @@ impl Incoming {
 }
 
 /// Bytes reserved on the word of a message's prefix alone.
-const RESERVE_MAX: usize = 1 << 20;
+const RESERVE_MAX: usize = 4 << 20;

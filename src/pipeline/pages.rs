@@ -3,6 +3,7 @@
 use super::{Whole, read::Failure};
 use crate::{
     etcd::{
+        errors,
         key_range::{End, KeyRange},
         method::Effect,
         proto::etcdserverpb::{RangeRequest, ResponseHeader},
@@ -31,6 +32,8 @@ pub struct Pages {
     page_keys: i64,
     /// Keys that may still be read; `None` for all.
     left: Option<i64>,
+    /// Whether a page was read already.
+    follows: bool,
 }
 
 /// Why the next page is not there.
@@ -69,6 +72,7 @@ impl Pages {
             },
             request,
             page_bytes,
+            follows: false,
             page_keys: page_keys.clamp(1, KEYS_MAX),
         }
     }
@@ -91,7 +95,7 @@ impl Pages {
         self.request.key = cut.range.start.clone();
         self.request.range_end = cut.range.range_end();
         self.request.limit = limit;
-        let page = match self.ask().await {
+        let page = match self.ask_again_if_behind().await {
             Ok(page) => page,
             Err(stopped) => return Some(Err(stopped)),
         };
@@ -115,6 +119,22 @@ impl Pages {
             self.rest = None;
         }
         Some(Ok(page))
+    }
+
+    /// What was at a revision never changes, so after the first page any member may answer without
+    /// asking the others, which costs them nothing. One that has not got so far says so, and then
+    /// they are asked.
+    async fn ask_again_if_behind(&mut self) -> Result<Page, Stopped> {
+        let follows = std::mem::replace(&mut self.follows, true);
+        self.request.serializable = follows;
+        let asked = self.ask().await;
+        match &asked {
+            Err(Stopped::Refused(status)) if follows && is_behind(status) => {
+                self.request.serializable = false;
+                self.ask().await
+            }
+            _ => asked,
+        }
     }
 
     async fn ask(&mut self) -> Result<Page, Stopped> {
@@ -147,6 +167,11 @@ impl Pages {
 
 /// A page whose splits are missing may be the whole rest of a list, as large as etcd lets it be.
 const PAGE_BYTES_MAX: usize = u32::MAX as usize;
+
+/// Whether a member does not have the revision yet.
+fn is_behind(status: &Status) -> bool {
+    (status.code(), status.message()) == errors::FUTURE_REVISION
+}
 
 impl From<Stopped> for Result<Arc<Whole>, Failure> {
     fn from(stopped: Stopped) -> Self {

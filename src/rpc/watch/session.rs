@@ -8,8 +8,10 @@ use super::{
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
+    admission::{Kind, Shape},
     etcd::{
         key_range::KeyRange,
+        method::Method,
         proto::etcdserverpb::{
             WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
         },
@@ -25,7 +27,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use std::{collections::HashMap, future::poll_fn, sync::Arc};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status};
 
 /// Events of relays that wait for the session; relays wait when it is full.
@@ -121,6 +123,11 @@ impl<'c> Session<'c> {
     }
 
     async fn on_request(&mut self, message: &Message) -> Result<(), End> {
+        if self.context.edge.protection.has_rules()
+            && let Some((cluster, reason)) = denied(self.context, message).await?
+        {
+            return self.refuse(cluster, reason).await;
+        }
         let Some(ids) = self.ids.clone() else {
             let request = Request { cluster: 0, framed: message.framed(), creates: false };
             return self.send(request).await;
@@ -290,6 +297,21 @@ impl<'c> Session<'c> {
         };
         tell(&self.outlet, &refusal).await
     }
+}
+
+/// Why the rules do not let a watcher be created, and the cluster that it would be at. Nobody waits
+/// for a turn here: the other watchers of the stream would wait, too.
+async fn denied(context: &Context, message: &Message) -> Result<Option<(usize, String)>, End> {
+    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
+    let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
+        return Ok(None);
+    };
+    let keys = KeyRange::for_watch(create.key, create.range_end);
+    let topology = &context.topology;
+    let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
+    let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
+    let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
+    Ok(planning.await.err().map(|denied| (placed.index, Error::from(denied).to_string())))
 }
 
 /// Sends a response of our own.

@@ -1,0 +1,55 @@
+//! When there is no room for lists, what matters goes on.
+
+use crate::{Stage, list, raw};
+use anyhow::{Context, Result, ensure};
+use seawall::{
+    etcd::{method::Method, proto::etcdserverpb::RangeRequest},
+    grpc::encode,
+};
+use seawall_testkit::eventually;
+use tonic::Code;
+
+/// Lists of their own, so that none shares another's answer.
+fn own_list(number: usize) -> RangeRequest {
+    RangeRequest { key: format!("/registry/pods/{number}").into(), ..list("/registry/pods/") }
+}
+
+#[tokio::test]
+async fn lists_that_find_no_room_wait_and_nothing_else_does() -> Result<()> {
+    let stage = Stage::start(
+        "memory: 64MiB\nqueues: {lists: {concurrency: 1, length_max: 0, wait_max: 1h}}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    for number in 0..200 {
+        direct.put(&format!("/registry/pods/a{number:03}"), vec![b'v'; 200_000]).await?.ok();
+    }
+    // A client that asks for 40 MB and does not read them.
+    let mut connection = raw::Connection::open(stage.seawall.address("main")?).await?;
+    let mut call = connection.call(Method::Range.path()).await?;
+    call.sending.send_data(encode(&own_list(0)), true)?;
+    let unread = call.answer().await?;
+    // The next one has its turn and waits for room in memory.
+    let next = stage.through().await?;
+    let waiting = tokio::spawn(async move { next.range(&own_list(1)).await });
+    let admin = stage.seawall.admin()?;
+    eventually(crate::client::DEADLINE, "a list that waits for memory", async || {
+        let running = "seawall_queue_running{cluster=\"main\",queue=\"lists\"} 1";
+        let (_, text) = crate::operator::get(admin, "/metrics").await?;
+        text.lines().any(|line| line == running).then_some(()).context("no list has its turn")
+    })
+    .await?;
+    let refused = kv.range(&own_list(2)).await?.err().context("it is let through")?;
+    ensure!(refused.code == Code::ResourceExhausted, "{refused:?}");
+    ensure!(refused.text.contains("queues.lists: 0 calls wait already"), "{refused:?}");
+    ensure!(kv.put("/registry/pods/b", "1").await?.is_ok());
+    ensure!(kv.create("/registry/leases/kube-system/a", "1").await?.is_ok());
+    for key in ["/registry/health", "/registry/pods/b"] {
+        let get = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        ensure!(kv.range(&get).await?.is_ok());
+    }
+    drop((unread, connection));
+    let answer = waiting.await??;
+    ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 201), "the waiting list is lost");
+    Ok(())
+}

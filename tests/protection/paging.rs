@@ -1,0 +1,154 @@
+//! A list that was cut up is the list.
+
+use crate::{Kv, Stage, list};
+use anyhow::{Context, Result, ensure};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use seawall::etcd::proto::etcdserverpb::{RangeRequest, RangeResponse};
+use std::{future::Future, pin::pin};
+
+const SMALL_PAGES: &str = "paging: {page_size: 64KiB}";
+const PODS: &str = "/registry/pods/";
+const KEYS: usize = 1_500;
+
+async fn fill(kv: &Kv, random: &mut StdRng) -> Result<()> {
+    for number in 0..KEYS {
+        put_random(kv, number, random).await?;
+    }
+    Ok(())
+}
+
+async fn put_random(kv: &Kv, number: usize, random: &mut StdRng) -> Result<()> {
+    let size = random.random_range(0..1_500);
+    let key = format!("{PODS}ns-{}/pod-{number:04}", number % 7);
+    kv.put(&key, vec![b'v'; size]).await?.ok().context("a put is refused").map(drop)
+}
+
+/// Puts and deletes for as long as `work` takes.
+async fn while_writing<T>(
+    writer: &Kv,
+    seed: u64,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let writing = async {
+        let mut random = StdRng::seed_from_u64(seed);
+        loop {
+            let number = random.random_range(0..KEYS);
+            if random.random_bool(0.3) {
+                let key = format!("{PODS}ns-{}/pod-{number:04}", number % 7);
+                writer.delete(&key, "").await?.ok().context("a delete is refused")?;
+            } else {
+                put_random(writer, number, &mut random).await?;
+            }
+        }
+        #[allow(unreachable_code)]
+        anyhow::Ok(())
+    };
+    let mut work = pin!(work);
+    tokio::select! {
+        done = &mut work => done,
+        ended = writing => ended.and_then(|()| anyhow::bail!("the writer has ended")),
+    }
+}
+
+/// What `request` means at the revision that `answer` says it is of.
+async fn at_its_revision(
+    direct: &Kv,
+    request: &RangeRequest,
+    answer: &RangeResponse,
+) -> Result<RangeResponse> {
+    let header = answer.header.context("no header")?;
+    let pinned = if request.revision > 0 { request.revision } else { header.revision };
+    let request = RangeRequest { revision: pinned, ..request.clone() };
+    direct.range(&request).await?.ok().context("etcd does not answer")
+}
+
+fn requests() -> Vec<RangeRequest> {
+    let whole = list(PODS);
+    let middle = RangeRequest { key: format!("{PODS}ns-3/pod-07").into(), ..whole.clone() };
+    vec![
+        whole.clone(),
+        RangeRequest { keys_only: true, ..whole },
+        middle,
+        list("/registry/pods/ns-5/"),
+        list("/registry/nothing/"),
+    ]
+}
+
+#[tokio::test]
+async fn lists_are_exact_while_writers_run() -> Result<()> {
+    let stage = Stage::start(SMALL_PAGES).await?;
+    let seed = rand::random();
+    println!("seed {seed}");
+    let (through, direct) = (stage.through().await?, stage.direct().await?);
+    let writer = stage.direct().await?;
+    fill(&direct, &mut StdRng::seed_from_u64(seed)).await?;
+    let reading = async {
+        // First without any knowledge of where to cut, then with what was learnt.
+        for round in 0..12 {
+            for request in requests() {
+                let answer = through.range(&request).await?.ok().context("a list is refused")?;
+                let expected = at_its_revision(&direct, &request, &answer).await?;
+                ensure!(
+                    (&answer.kvs, answer.count, answer.more)
+                        == (&expected.kvs, expected.count, expected.more),
+                    "round {round}: {request:?} is not what etcd had at {:?}: {} keys and {}",
+                    answer.header,
+                    answer.kvs.len(),
+                    expected.kvs.len(),
+                );
+            }
+        }
+        Ok(())
+    };
+    while_writing(&writer, seed, reading).await
+}
+
+#[tokio::test]
+async fn lists_at_a_revision_are_exact() -> Result<()> {
+    let stage = Stage::start(SMALL_PAGES).await?;
+    let (through, direct) = (stage.through().await?, stage.direct().await?);
+    let writer = stage.direct().await?;
+    fill(&direct, &mut StdRng::seed_from_u64(1)).await?;
+    let revision = direct.revision().await?;
+    let reading = async {
+        for request in requests().into_iter().cycle().take(15) {
+            let request = RangeRequest { revision, ..request };
+            let before = direct.revision().await?;
+            let answer = through.range(&request).await?.ok().context("a list is refused")?;
+            let expected = at_its_revision(&direct, &request, &answer).await?;
+            ensure!(answer.kvs == expected.kvs && answer.count == expected.count);
+            let told = answer.header.context("no header")?.revision;
+            ensure!(told >= before, "the header is of {told}, and {before} was acknowledged");
+        }
+        Ok(())
+    };
+    while_writing(&writer, 2, reading).await
+}
+
+#[tokio::test]
+async fn a_list_of_the_present_does_not_fail_for_a_compaction() -> Result<()> {
+    let stage = Stage::start(SMALL_PAGES).await?;
+    let (through, direct) = (stage.through().await?, stage.direct().await?);
+    let (writer, compactor) = (stage.direct().await?, stage.direct().await?);
+    fill(&direct, &mut StdRng::seed_from_u64(3)).await?;
+    let compacting = async {
+        loop {
+            let revision = compactor.revision().await?;
+            compactor.compact(revision).await?;
+        }
+        #[allow(unreachable_code)]
+        anyhow::Ok(())
+    };
+    let reading = async {
+        for _ in 0..20 {
+            let answer = through.range(&list(PODS)).await?;
+            ensure!(answer.is_ok(), "{answer:?}");
+        }
+        Ok(())
+    };
+    tokio::select! {
+        read = while_writing(&writer, 4, reading) => read,
+        // It may meet a revision that it has compacted itself.
+        _ = compacting => anyhow::bail!("the compactor has ended"),
+    }
+}
