@@ -3,7 +3,7 @@
 use super::{
     Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
     Subject,
-    gate::{denied, wait},
+    gate::{denied, enter_timed, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
     writes::WriteGuards,
@@ -470,12 +470,12 @@ impl RunningRule {
             permit._slots.push(slot);
             return Ok(());
         }
-        let began = Instant::now();
-        let slot = queue.enter(ticket).await.map_err(|turned| {
+        let (entered, waited) = enter_timed(queue, ticket).await;
+        let slot = entered.map_err(|turned| {
             counted.refused.inc();
             denied(&self.name, turned)
         })?;
-        if began.elapsed() > Duration::ZERO {
+        if waited > Duration::ZERO {
             counted.delayed.inc();
         }
         permit._slots.push(slot);
