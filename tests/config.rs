@@ -544,7 +544,10 @@ fn examples(page: &str) -> Vec<String> {
 fn the_rules_that_are_taught_are_sound() {
     let path = format!("{}/docs/rules.md", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("the file is there");
-    let examples = examples(&text);
+    let mut examples = examples(&text);
+    // Commands and what they answer stand in blocks, too.
+    examples
+        .retain(|example| ["- name: ", "protection:"].iter().any(|yaml| example.starts_with(yaml)));
     assert_eq!(examples.len(), 6);
     for example in examples {
         let text = match example.starts_with("- name: ") {

@@ -65,7 +65,7 @@ impl<'c> Explanation<'c> {
 
     /// The rules that do something to it.
     pub fn acting(&self) -> impl Iterator<Item = &Matched<'c>> {
-        self.rules.iter().filter(|matched| !self.exempt && matched.mode == Mode::Enforce)
+        self.rules.iter().filter(|matched| matched.mode == Mode::Enforce)
     }
 
     /// What it is refused with, if it is.

@@ -208,9 +208,6 @@ impl Protection {
             }
             Plan::new(&current.rules, subject, &gate.cluster)
         };
-        if plan.exempt {
-            return Ok(plan);
-        }
         let mut delay = Duration::ZERO;
         for running in &plan.rules {
             delay = delay.max(running.admit(subject, deadline)?);
@@ -231,16 +228,14 @@ impl Protection {
         plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<Permit, Denied> {
-        if plan.exempt {
-            return Ok(Permit::default());
-        }
         let began = Instant::now();
         let estimate = self.costs.estimate(&gate.cluster, subject);
         let mut permit = Permit { estimate, ..Permit::default() };
         for running in &plan.rules {
             running.charge(subject, &mut permit, deadline).await?;
         }
-        let mode = self.current().modes.queues;
+        let queues = self.current().modes.queues;
+        let mode = if plan.exempt { Mode::Off } else { queues };
         let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
         permit._slots.extend(slot);
         permit.waited = began.elapsed();
