@@ -91,6 +91,7 @@ impl App {
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
         let attribution = Attribution::new(settings.attribution.clone(), settings.workers, ours);
         let protection = Protection::new(settings.protection.clone(), ours);
+        let reads = Reads::new(Arc::clone(&protection), ours);
         let registry = Arc::new(registry);
 
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
@@ -100,7 +101,6 @@ impl App {
             let registry = Arc::clone(&registry);
             move || metrics_text(&registry)
         }));
-        let reads = Reads::new(Arc::clone(&protection));
         let common = Common {
             metrics: call_metrics,
             protection: Arc::clone(&protection),

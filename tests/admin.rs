@@ -164,6 +164,9 @@ async fn protections_are_shown_as_they_stand() -> Result<()> {
     let office = shown(&seawall, "/protection/rules.office").await?;
     ensure!(office["mode"] == "enforce" && office["switched"] == false, "{office}");
     ensure!(office["refused"] == 1, "{office}");
+    client.put("/a", "", None).await?;
+    let queues = shown(&seawall, "/protection/queues").await?;
+    ensure!(queues["delayed"] == 0, "a call that found room was not delayed: {queues}");
     Ok(())
 }
 

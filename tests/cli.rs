@@ -267,7 +267,8 @@ fn explain_reads_requests() {
   cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
             as assumed at first; the running process goes by what such calls have cost
   queue     none for calls of class watch
-  outcome   passes at once: no protection looks at watches
+  rules     none matches
+  outcome   passes
 
 range ["/registry/pods/", "/registry/pods0")
   shape     page
@@ -319,6 +320,9 @@ protection:
       match: {prefixes: [/registry/events], shapes: [create]}
       limit: {creates: 600/m, wait_max: 2s, per: [namespace]}
       priority: low
+    - name: watchers
+      match: {prefixes: [/registry/runs], classes: [watch]}
+      limit: {requests: 5/s, cost: 10/s, concurrency: 1}
     - {name: runs, match: {prefixes: [/registry/runs]}, quota: {objects: 50, delete_keys: 7}}
     - {name: old, mode: off, read_only: true, match: {prefixes: [/registry/pods]}}
     - {name: office, mode: observe, match: {addresses: [10.0.0.0/8]}, deny: true}
@@ -335,13 +339,16 @@ protection:
 - {method: put, key: /registry/runs/a}
 - {method: delete_range, prefix: /registry/runs/}
 - {key: /registry/health}
+- {method: watch, prefix: /registry/apps/}
+- {method: watch, prefix: /registry/runs/}
+- {method: put, key: /registry/runs/a, client: migration}
 ",
     );
     let args = format!("--requests {}", requests.display());
     assert_eq!(
         explained(rules, &args, "outcome"),
         [
-            "passes",
+            "passes at once, by a rule that exempts",
             "refused: etcdserver: permission denied (seawall: apps: calls like this are denied; take its deny out or set it to observe)",
             "passes when its turn comes",
             "passes when its turn comes",
@@ -349,6 +356,9 @@ protection:
             "passes when its turn comes, unless the quota of a rule is used up",
             "passes when its turn comes, unless it deletes more than 7 keys",
             "passes at once: no protection looks at calls of class critical",
+            "refused: etcdserver: permission denied (seawall: apps: calls like this are denied; take its deny out or set it to observe)",
+            "passes, unless more come at once than a rule lets",
+            "passes at once, by a rule that exempts",
         ]
     );
     assert_eq!(
@@ -361,6 +371,9 @@ protection:
             "events (enforce): at most 600/m creates for each namespace; what is more waits up to 2s or is refused; goes last in its queue",
             "runs (enforce): room for 50 keys below each of its prefixes; deletes of up to 7 keys at once",
             "runs (enforce): deletes of up to 7 keys at once",
+            "apps (enforce): denied",
+            "watchers (enforce): at most 5/s calls; what is more is refused",
+            "tool (enforce): waits in no queue, and no later rule is looked at",
         ]
     );
     let pod = "--key /registry/pods/default/a --client office-pc --address 10.0.0.1";

@@ -208,7 +208,7 @@ workers: 1000
             "seawall.yaml:11:21: clusters.main.retry.budget: expected at most 100%, met 200%",
             "seawall.yaml:12:23: clusters.main.probe.interval: expected at least 100ms, met 1ms",
             "seawall.yaml:12:38: clusters.main.probe.failures: expected at least 1, met 0",
-            "seawall.yaml:13:37: clusters.main.lanes.heavy.streams_spread: expected at most the streams_max of 16, met 17",
+            "seawall.yaml:13:37: clusters.main.lanes.heavy.streams_spread: expected at most the streams_max of 8, met 17",
             "seawall.yaml:13:60: clusters.main.lanes.heavy.connection_window: expected a size from 64KiB to 1GiB, met 4KiB",
             r#"seawall.yaml:14:3: clusters.b c: expected a name of at most 63 letters, digits, - and _, met "b c""#,
             "seawall.yaml:16:10: workers: expected at most 256, met 1000",
@@ -544,7 +544,10 @@ fn examples(page: &str) -> Vec<String> {
 fn the_rules_that_are_taught_are_sound() {
     let path = format!("{}/docs/rules.md", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("the file is there");
-    let examples = examples(&text);
+    let mut examples = examples(&text);
+    // Commands and what they answer stand in blocks, too.
+    examples
+        .retain(|example| ["- name: ", "protection:"].iter().any(|yaml| example.starts_with(yaml)));
     assert_eq!(examples.len(), 6);
     for example in examples {
         let text = match example.starts_with("- name: ") {

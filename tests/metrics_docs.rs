@@ -52,7 +52,7 @@ async fn every_metric_is_documented() -> Result<()> {
         .start()
         .await?;
     let mut client = Client::connect([seawall.endpoint()?], None).await?;
-    client.put("/k", "value", None).await?;
+    client.put("/k", "v", None).await?;
     client.get("/k", None).await?;
     let (_, text) = operator::get(seawall.admin()?, "/metrics").await?;
     assert_eq!(documented()?, exported(&text)?);

@@ -9,6 +9,8 @@ pub struct Explanation<'c> {
     pub cost: Cost,
     /// Those that match, in their order, up to one that exempts.
     pub rules: Vec<Matched<'c>>,
+    /// Whether one of them lets it pass whatever the others say.
+    pub exempt: bool,
     /// The queue it waits in, and what bounds it.
     pub queue: Option<(Line, &'c QueueConfig)>,
     /// How full etcd's database may be for it to pass, in percent of the quota.
@@ -28,24 +30,21 @@ pub struct Matched<'c> {
     pub refusal: Option<Refusal>,
 }
 
-/// Whether any protection looks at calls of this class: not at what the control plane hangs on, and
-/// not at what stays open.
-pub const fn is_looked_at(class: Class) -> bool {
-    !matches!(class, Class::Critical | Class::Watch)
-}
-
 impl<'c> Explanation<'c> {
     pub fn new(config: &'c Config, subject: &Subject, cluster: &str) -> Self {
         let mut plan = Plan::default();
-        let rules = match is_looked_at(subject.class) {
+        // What the control plane hangs on meets no protection at all.
+        let met = subject.class != Class::Critical;
+        let rules = match met {
             true => matching(config, subject, cluster, &mut plan),
             false => Vec::new(),
         };
         let mode_of = |mode: Mode| mode.min(config.mode);
-        let guarded = is_looked_at(subject.class) && subject.is_write() && !plan.exempt;
+        let guarded = met && subject.is_write() && !plan.exempt;
         let queue = Line::of(subject.class).filter(|_| !plan.exempt);
         Self {
             cost: assumed(subject),
+            exempt: plan.exempt,
             queue: queue
                 .filter(|_| mode_of(config.queues.mode) == Mode::Enforce)
                 .map(|line| (line, config.queues.of(line))),
@@ -64,10 +63,14 @@ impl<'c> Explanation<'c> {
         }
     }
 
+    /// The rules that do something to it.
+    pub fn acting(&self) -> impl Iterator<Item = &Matched<'c>> {
+        self.rules.iter().filter(|matched| matched.mode == Mode::Enforce)
+    }
+
     /// What it is refused with, if it is.
     pub fn refusal(&self) -> Option<&Refusal> {
-        let acting = self.rules.iter().filter(|matched| matched.mode == Mode::Enforce);
-        acting.filter_map(|matched| matched.refusal.as_ref()).next()
+        self.acting().filter_map(|matched| matched.refusal.as_ref()).next()
     }
 }
 

@@ -5,8 +5,10 @@ use super::{
     Subject, Ticket, Turned,
     metrics::{Counters, Metrics, QueueMetrics},
 };
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -219,9 +221,7 @@ impl Entry {
             }
             return Ok(slot);
         }
-        let began = Instant::now();
-        let entered = self.queue.enter(ticket).await;
-        let waited = began.elapsed();
+        let (entered, waited) = enter_timed(&self.queue, ticket).await;
         self.metrics.waited.observe(waited.as_secs_f64());
         if waited > Duration::ZERO && entered.is_ok() {
             counted.delayed.inc();
@@ -233,6 +233,19 @@ impl Entry {
             denied(self.name, turned)
         })
     }
+}
+
+/// Enters a queue, and tells how long that took: nothing at all where there was room.
+pub(super) async fn enter_timed(
+    queue: &Arc<Queue>,
+    ticket: Ticket,
+) -> (Result<Slot, Turned>, Duration) {
+    let mut entering = pin!(queue.enter(ticket));
+    if let Some(entered) = entering.as_mut().now_or_never() {
+        return (entered, Duration::ZERO);
+    }
+    let began = Instant::now();
+    (entering.await, began.elapsed())
 }
 
 /// Pages are small and somebody waits for them; background loses nothing by waiting.

@@ -43,6 +43,7 @@ pub(super) struct Metrics {
     running: Family<QueueLabels, Gauge>,
     waiting: Family<QueueLabels, Gauge>,
     limit: Family<QueueLabels, Gauge>,
+    pub(super) held: Gauge,
 }
 
 /// The handles of one protection: what it did, and what it would have done.
@@ -77,6 +78,7 @@ impl Metrics {
             running: Family::default(),
             waiting: Family::default(),
             limit: Family::default(),
+            held: Gauge::default(),
         };
         registry.register(
             "protection_delayed",
@@ -97,6 +99,12 @@ impl Metrics {
         registry.register("queue_running", "Calls at etcd", metrics.running.clone());
         registry.register("queue_waiting", "Calls that wait for a turn", metrics.waiting.clone());
         registry.register("queue_limit", "Calls let to etcd at once", metrics.limit.clone());
+        registry.register_with_unit(
+            "held",
+            "Bytes of answers that are held, of protection.memory",
+            Unit::Bytes,
+            metrics.held.clone(),
+        );
         metrics
     }
 

@@ -26,7 +26,7 @@ pub use config::{
     Priority, QueueConfig, QueuesConfig, Quota, Rate, Rule, SpaceConfig,
 };
 pub use cost::{Cost, Costs, assumed};
-pub use explain::{Explanation, Matched, is_looked_at};
+pub use explain::{Explanation, Matched};
 pub use gate::{Denied, Gate, Line};
 pub use limiter::{Limiter, Sample};
 pub use memory::{Held, Memory};

@@ -3,7 +3,7 @@
 use super::{
     Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
     Subject,
-    gate::{denied, wait},
+    gate::{denied, enter_timed, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
     writes::WriteGuards,
@@ -208,9 +208,6 @@ impl Protection {
             }
             Plan::new(&current.rules, subject, &gate.cluster)
         };
-        if plan.exempt {
-            return Ok(plan);
-        }
         let mut delay = Duration::ZERO;
         for running in &plan.rules {
             delay = delay.max(running.admit(subject, deadline)?);
@@ -231,16 +228,14 @@ impl Protection {
         plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<Permit, Denied> {
-        if plan.exempt {
-            return Ok(Permit::default());
-        }
         let began = Instant::now();
         let estimate = self.costs.estimate(&gate.cluster, subject);
         let mut permit = Permit { estimate, ..Permit::default() };
         for running in &plan.rules {
             running.charge(subject, &mut permit, deadline).await?;
         }
-        let mode = self.current().modes.queues;
+        let queues = self.current().modes.queues;
+        let mode = if plan.exempt { Mode::Off } else { queues };
         let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
         permit._slots.extend(slot);
         permit.waited = began.elapsed();
@@ -344,6 +339,11 @@ impl Protection {
             }
             _ => self.metrics.protection(name).figures(),
         }
+    }
+
+    /// Puts what is held into its metric.
+    pub fn publish(&self) {
+        self.metrics.held.set(self.memory.used() as i64);
     }
 
     /// All gates, by the names of their clusters.
@@ -465,12 +465,12 @@ impl RunningRule {
             permit._slots.push(slot);
             return Ok(());
         }
-        let began = Instant::now();
-        let slot = queue.enter(ticket).await.map_err(|turned| {
+        let (entered, waited) = enter_timed(queue, ticket).await;
+        let slot = entered.map_err(|turned| {
             counted.refused.inc();
             denied(&self.name, turned)
         })?;
-        if began.elapsed() > Duration::ZERO {
+        if waited > Duration::ZERO {
             counted.delayed.inc();
         }
         permit._slots.push(slot);

@@ -102,7 +102,7 @@ mod tests {
         let (usage, census) = (Usage::default(), Counted::default());
         let range = KeyRange::prefix("/registry/pods/".into());
         let full = |stored: Stored| stored.keys >= 3;
-        let mut stored = async || usage.stored(&range, &census, full).await.expect("a count").keys;
+        let stored = async || usage.stored(&range, &census, full).await.expect("a count").keys;
         for expected in 0..3 {
             assert_eq!(stored().await, expected);
             usage.created(100);

@@ -44,12 +44,12 @@ impl Protection {
         overridden: bool,
         census: &dyn Census,
     ) -> Result<(), Denied> {
-        if plan.exempt {
-            return Ok(());
+        // Rules that come before the one that exempts hold all the same.
+        if !plan.exempt {
+            self.check_read_only()?;
+            self.check_space(gate, subject, plan)?;
+            self.check_deletes(subject, plan, deletes, overridden, census).await?;
         }
-        self.check_read_only()?;
-        self.check_space(gate, subject, plan)?;
-        self.check_deletes(subject, plan, deletes, overridden, census).await?;
         if subject.may_create() {
             for running in &plan.rules {
                 running.check_quota(subject, census).await?;

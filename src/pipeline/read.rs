@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use prost::Message;
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 use tonic::Status;
@@ -31,6 +32,15 @@ pub struct Reads {
     pinned: Arc<Pinned<Key, Kept>>,
     /// Where to cut the lists of each cluster.
     splits: Mutex<HashMap<u64, Arc<Splits>>>,
+    metrics: ReadMetrics,
+}
+
+#[derive(Debug, Default)]
+struct ReadMetrics {
+    reads: Counter,
+    flights: Counter,
+    kept: Counter,
+    pages: Counter,
 }
 
 /// Reads that differ in this may have different answers.
@@ -75,7 +85,16 @@ struct Kept {
 }
 
 impl Reads {
-    pub fn new(protection: Arc<Protection>) -> Arc<Self> {
+    pub fn new(protection: Arc<Protection>, registry: &mut Registry) -> Arc<Self> {
+        let metrics = ReadMetrics::default();
+        for (name, help, counter) in [
+            ("reads", "Calls that may share a read of etcd", &metrics.reads),
+            ("read_flights", "Reads of etcd that were made for them", &metrics.flights),
+            ("reads_kept", "Calls answered from an answer that was kept", &metrics.kept),
+            ("list_pages", "Ranges that lists were cut into", &metrics.pages),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
         let config = protection.config().coalescing;
         let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
         let kept = Arc::downgrade(&pinned);
@@ -89,6 +108,7 @@ impl Reads {
             flights: Flights::new(config.waiters_max),
             pinned,
             splits: Mutex::default(),
+            metrics,
         })
     }
 
@@ -129,6 +149,7 @@ impl Read {
     }
 
     async fn share(self: Arc<Self>) -> Flown {
+        self.reads.metrics.reads.inc();
         let (flights, worker) = (&self.reads.flights, self.outbound.worker);
         let fly = || Self::flight(Arc::clone(&self));
         let too_many = |many: crate::coalesce::TooMany| {
@@ -172,6 +193,7 @@ impl Read {
         if let Some(seal) = seal {
             seal.close();
         }
+        self.reads.metrics.flights.inc();
         let outbound = Outbound { worker, ..self.outbound.clone() };
         let flown = match self.pages(&permit) {
             true => self.list(outbound, held, &permit).await,
@@ -234,7 +256,7 @@ impl Read {
         let mut held = held;
         for _ in 0..ATTEMPTS {
             let mut pages = self.paged(outbound.clone());
-            match collect(&mut pages, &mut held).await {
+            match self.collect(&mut pages, &mut held).await {
                 Ok(list) => {
                     let cost = Cost { keys: list.count() as u64, bytes: list.bytes() };
                     return Ok(self.ready(list, cost, held, permit));
@@ -247,6 +269,26 @@ impl Read {
             }
         }
         self.whole(outbound, held, permit).await
+    }
+
+    /// Reads all pages.
+    async fn collect(
+        &self,
+        pages: &mut Pages,
+        held: &mut Option<Held>,
+    ) -> Result<Assembly, Stopped> {
+        let mut list = Assembly::default();
+        while let Some(page) = pages.next().await {
+            self.reads.metrics.pages.inc();
+            list.push(page?);
+            if let Some(held) = held {
+                held.grow_to(list.bytes());
+            }
+        }
+        if let Some(held) = held {
+            fit(held, list.bytes());
+        }
+        Ok(list)
     }
 
     /// The list's pages, to be read one after the other.
@@ -284,6 +326,7 @@ impl Read {
         match Page::parse(&message.payload(), step) {
             // Another cluster id is another store, whose history is another one.
             Ok(page) if header(&page.header).cluster_id == header(kept.header()).cluster_id => {
+                self.reads.metrics.kept.inc();
                 let list = kept.with_header(page.header);
                 Ok(Arc::new(Whole::list(list, Cost::default(), None)))
             }
@@ -321,31 +364,6 @@ impl Read {
 
 /// How often a list is begun anew that etcd compacts away beneath it.
 const ATTEMPTS: u32 = 3;
-
-/// Reads all pages.
-async fn collect(pages: &mut Pages, held: &mut Option<Held>) -> Result<Assembly, Stopped> {
-    let mut list: Option<Assembly> = None;
-    while let Some(page) = pages.next().await {
-        let page = page?;
-        let single = list.is_none() && !page.more;
-        match &mut list {
-            Some(list) => list.push(page),
-            None => {
-                let mut first = Assembly::default();
-                first.push(page);
-                list = Some(first);
-            }
-        }
-        if let (Some(held), Some(list), false) = (held.as_mut(), &list, single) {
-            held.grow_to(list.bytes());
-        }
-    }
-    let list = list.unwrap_or_default();
-    if let Some(held) = held {
-        fit(held, list.bytes());
-    }
-    Ok(list)
-}
 
 fn fit(held: &mut Held, bytes: u64) {
     held.grow_to(bytes);

@@ -41,6 +41,7 @@ pub async fn steer(cluster: Weak<Cluster>, gate: Arc<Gate>, protection: Arc<Prot
             warned = full;
         }
         gate.publish();
+        protection.publish();
         drop(cluster);
         let (running, waiting, _) = gate.lists();
         if running > 0 || waiting > 0 {

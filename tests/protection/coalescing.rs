@@ -65,7 +65,8 @@ async fn nobody_misses_a_write_that_was_acknowledged() -> Result<()> {
         }
     });
     let (written, read) = tokio::join!(writing, try_join_all(readers));
-    written.and(read.map(drop))
+    written?;
+    read.map(drop)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use super::line;
 use crate::{
     admission::{
         Class, Config, Explanation, Limit, Line, Matched, Mode, Per, Priority, Quota, Rate, Rule,
-        Shape, Subject, is_looked_at,
+        Shape, Subject,
     },
     cli::{
         request::{Method, Request},
@@ -25,7 +25,7 @@ pub(super) fn lines(
     ];
     let mut lines = Vec::from(cost);
     lines.push(line("queue", queue(&explanation, config, subject.class)));
-    if is_looked_at(subject.class) {
+    if subject.class != Class::Critical {
         lines.extend(reading(&explanation, config, request, subject).map(|it| line("answer", it)));
         lines.extend(rules(&explanation.rules, subject));
     }
@@ -119,6 +119,9 @@ fn effects(rule: &Rule, subject: &Subject) -> Vec<String> {
 
 fn limit(limit: &Limit, subject: &Subject) -> Option<String> {
     let Limit { requests, cost, creates, concurrency, burst: _, wait_max, per } = limit;
+    // A watcher meets rates when it is created, and nothing while it stays.
+    let watches = subject.class == Class::Watch;
+    let (cost, concurrency) = (cost.filter(|_| !watches), concurrency.filter(|_| !watches));
     let creates = creates.as_ref().filter(|_| subject.may_create());
     let rates = [(requests.as_ref(), "calls"), (cost.as_ref(), "of cost"), (creates, "creates")];
     let mut parts: Vec<_> = rates
@@ -139,7 +142,8 @@ fn limit(limit: &Limit, subject: &Subject) -> Option<String> {
         .collect();
     let per =
         if per.is_empty() { String::new() } else { format!(" for each {}", per.join(" and ")) };
-    let more = match wait_max.is_zero() {
+    // It would hold up the other watchers of its stream.
+    let more = match wait_max.is_zero() || watches {
         true => "is refused".to_owned(),
         false => format!("waits up to {wait_max:?} or is refused"),
     };
@@ -176,37 +180,39 @@ fn quota(quota: &Quota, subject: &Subject) -> Option<String> {
 
 /// The last word.
 fn outcome(explanation: &Explanation<'_>, request: &Request, subject: &Subject) -> String {
-    match subject.class {
-        Class::Critical => {
-            return "passes at once: no protection looks at calls of class critical".into();
-        }
-        Class::Watch => return "passes at once: no protection looks at watches".into(),
-        _ => {}
+    if subject.class == Class::Critical {
+        return "passes at once: no protection looks at calls of class critical".into();
+    }
+    if explanation.exempt {
+        return "passes at once, by a rule that exempts".into();
     }
     if let Some(refusal) = explanation.refusal() {
         return format!("refused: {refusal}");
     }
-    let mut unless: Vec<String> = Vec::new();
-    unless.extend(
-        explanation
-            .delete_keys
-            .filter(|_| request.deletes_ranges())
-            .map(|keys| format!("it deletes more than {keys} keys")),
-    );
-    unless.extend(
-        explanation.space_percent.map(|percent| format!("etcd's database is {percent}% full")),
-    );
-    let full = |quota: &Quota| quota.objects.is_some() || quota.bytes.is_some();
-    let mut acting = explanation.rules.iter().filter(|matched| matched.mode == Mode::Enforce);
-    if subject.may_create() && acting.any(|matched| full(&matched.rule.quota)) {
-        unless.push("the quota of a rule is used up".into());
+    let mut limits = explanation.acting().filter_map(|it| limit(&it.rule.limit, subject));
+    let limited = limits.next().is_some();
+    let waits = subject.class != Class::Watch && (limited || explanation.queue.is_some());
+    let turn = if waits { " when its turn comes" } else { "" };
+    let mut unless = obstacles(explanation, request, subject);
+    if limited && !waits {
+        unless.push("more come at once than a rule lets".into());
     }
-    let limited = explanation.rules.iter().any(|matched| {
-        matched.mode == Mode::Enforce && limit(&matched.rule.limit, subject).is_some()
-    });
-    let turn = if limited || explanation.queue.is_some() { " when its turn comes" } else { "" };
     match unless.is_empty() {
         true => format!("passes{turn}"),
         false => format!("passes{turn}, unless {}", unless.join(" or ")),
     }
+}
+
+/// What refuses a write by what is stored.
+fn obstacles(explanation: &Explanation<'_>, request: &Request, subject: &Subject) -> Vec<String> {
+    let mut unless = Vec::new();
+    let keys = explanation.delete_keys.filter(|_| request.deletes_ranges());
+    unless.extend(keys.map(|keys| format!("it deletes more than {keys} keys")));
+    let space = explanation.space_percent;
+    unless.extend(space.map(|percent| format!("etcd's database is {percent}% full")));
+    let full = |quota: &Quota| quota.objects.is_some() || quota.bytes.is_some();
+    if subject.may_create() && explanation.acting().any(|it| full(&it.rule.quota)) {
+        unless.push("the quota of a rule is used up".into());
+    }
+    unless
 }
