@@ -2,9 +2,11 @@
 
 mod coalescing;
 mod crowd;
+mod deletes;
 mod exactness;
 mod guards;
 mod leaving;
+mod limits;
 mod overload;
 mod paging;
 mod rules;
@@ -21,7 +23,7 @@ mod operator;
 #[path = "../abuse/raw.rs"]
 mod raw;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use client::{Client, Status};
 use prost::Message;
 use seawall::etcd::{
@@ -33,7 +35,7 @@ use seawall::etcd::{
         request_op::Request,
     },
 };
-use seawall_testkit::{Cluster, LogLine, SeawallProcess};
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
 use std::{
     env, fs,
     net::SocketAddr,
@@ -74,11 +76,19 @@ impl Stage {
 
     /// Changes the configuration and waits until it is taken over.
     async fn reload(&self, protection: &str) -> Result<()> {
+        let before = self.reloads();
         fs::write(&self.config, text(&self.etcd.endpoints(), protection))?;
         self.seawall.reload()?;
-        let reloaded = |line: &LogLine| line.message() == "configuration reloaded";
-        self.seawall.log_contains(client::DEADLINE, "a reload", reloaded).await?;
-        Ok(())
+        eventually(client::DEADLINE, "a reload", async || {
+            ensure!(self.reloads() > before, "seawall logged {:?}", self.seawall.log().last());
+            Ok(())
+        })
+        .await
+    }
+
+    fn reloads(&self) -> usize {
+        let log = self.seawall.log();
+        log.iter().filter(|line| line.message() == "configuration reloaded").count()
     }
 
     async fn through(&self) -> Result<Kv> {
@@ -100,9 +110,9 @@ async fn seawall(config: &Path) -> Result<SeawallProcess> {
 fn text(endpoints: &[String], protection: &str) -> String {
     let indented: String = protection.lines().map(|line| format!("  {line}\n")).collect();
     let endpoints = endpoints.join(", ");
-    format!(
-        "clusters: {{main: {{endpoints: [{endpoints}]}}}}\nprotection:\n  mode: enforce\n{indented}"
-    )
+    // So that it is never empty.
+    let mode = if protection.starts_with("mode:") { "" } else { "  mode: enforce\n" };
+    format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\nprotection:\n{mode}{indented}")
 }
 
 /// A client of etcd's that shows what came back.

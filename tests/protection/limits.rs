@@ -1,0 +1,142 @@
+//! How much rules let pass, and what they count.
+
+use crate::{Kv, Stage, list, put_if};
+use anyhow::{Context, Result, ensure};
+use futures_util::future::join_all;
+use seawall::etcd::{
+    method::Method,
+    proto::etcdserverpb::{RangeRequest, TxnRequest, TxnResponse},
+};
+use tonic::Code;
+
+const CONFIGMAPS: &str = "/registry/configmaps/";
+
+fn get(key: &str) -> RangeRequest {
+    RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() }
+}
+
+/// What a protection has done, `delayed` or `refused`, in this mode.
+pub(crate) async fn counted(
+    stage: &Stage,
+    what: &str,
+    protection: &str,
+    mode: &str,
+) -> Result<f64> {
+    let (_, text) = crate::operator::get(stage.seawall.admin()?, "/metrics").await?;
+    let sample =
+        format!("seawall_protection_{what}_total{{protection=\"{protection}\",mode=\"{mode}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&sample)).context(sample)?;
+    Ok(value.parse()?)
+}
+
+/// How often each of these asks is refused, one after the other.
+async fn refused(kv: &Kv, asks: impl IntoIterator<Item = TxnRequest>) -> Result<Vec<bool>> {
+    let mut refused = Vec::new();
+    for ask in asks {
+        let answer: Result<TxnResponse, _> = kv.ask(Method::Txn, &ask).await?;
+        refused.push(answer.is_err());
+    }
+    Ok(refused)
+}
+
+fn create(key: &str) -> TxnRequest {
+    put_if(&format!("{CONFIGMAPS}{key}"), 0, b"1".to_vec())
+}
+
+/// One passes at once, the next ones wait for it, and those whose turn is too far away do not.
+#[tokio::test]
+async fn what_may_wait_waits_and_the_rest_is_refused() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: slow\n  match: {shapes: [get]}\n  \
+         limit: {requests: 1/s, burst: 1s, wait_max: 2s}",
+    )
+    .await?;
+    let kv = stage.through().await?;
+    // Different keys, lest they share an answer.
+    let requests: Vec<_> =
+        (0..20).map(|number| get(&format!("/registry/pods/a/{number}"))).collect();
+    let (mut passed, mut refused) = (0.0, 0.0);
+    for answer in join_all(requests.iter().map(|request| kv.range(request))).await {
+        match answer? {
+            Ok(_) => passed += 1.0,
+            Err(told) => {
+                ensure!(told.code == Code::ResourceExhausted, "{told:?}");
+                ensure!(told.text.contains("and it may wait 2000ms"), "{told:?}");
+                refused += 1.0;
+            }
+        }
+    }
+    let delayed = counted(&stage, "delayed", "rules.slow", "enforce").await?;
+    ensure!(delayed >= 1.0 && delayed < passed, "{delayed} of {passed} have waited");
+    ensure!(
+        refused >= 1.0 && refused == counted(&stage, "refused", "rules.slow", "enforce").await?
+    );
+    Ok(())
+}
+
+/// Which would be an hour from now: it is told at once, by an error that no client repeats on.
+#[tokio::test]
+async fn a_call_that_cannot_make_its_deadline_does_not_wait() -> Result<()> {
+    let stage =
+        Stage::start("rules:\n- {name: slow, limit: {requests: 1/h, burst: 1h, wait_max: 2h}}")
+            .await?;
+    let kv = stage.through().await?.with("grpc-timeout", "30S");
+    ensure!(kv.range(&get("/registry/pods/a/1")).await?.is_ok());
+    let late = kv.range(&get("/registry/pods/a/1")).await?.err().context("it is answered")?;
+    ensure!(late.code == Code::ResourceExhausted && late.text.contains("slow"), "{late:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn creates_are_counted_for_each_namespace() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: maps\n  match: {prefixes: [/registry/configmaps]}\n  \
+         limit: {creates: 2/h, burst: 1h, wait_max: 0s, per: [namespace]}",
+    )
+    .await?;
+    let kv = stage.through().await?;
+    let keys = ["a/1", "a/2", "a/3", "b/1", "b/2", "b/3"].map(create);
+    ensure!(refused(&kv, keys).await? == [false, false, true, false, false, true]);
+    // What is there is not created.
+    let revision = stage.direct().await?.revision().await?;
+    let update = put_if(&format!("{CONFIGMAPS}b/2"), revision, b"2".to_vec());
+    ensure!(refused(&kv, [update]).await? == [false]);
+    ensure!(kv.delete(&format!("{CONFIGMAPS}a/1"), "").await?.is_ok());
+    Ok(())
+}
+
+/// A list is charged with what it was, once that is known.
+#[tokio::test]
+async fn what_a_list_has_cost_is_owed() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: costly\n  match: {classes: [heavy_list]}\n  \
+         limit: {cost: 100/h, burst: 1h, wait_max: 0s}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    for number in 0..12 {
+        let key = format!("{CONFIGMAPS}a/{number}");
+        direct.put(&key, vec![b'v'; 1_000_000]).await?.ok().context("a put is refused")?;
+    }
+    // 12 MB are 120 units.
+    ensure!(kv.range(&list(CONFIGMAPS)).await?.is_ok());
+    let owed = kv.range(&list(CONFIGMAPS)).await?.err().context("it is answered")?;
+    ensure!(owed.text.contains("costly: too many units of cost"), "{owed:?}");
+    ensure!(kv.range(&get(&format!("{CONFIGMAPS}a/1"))).await?.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_goes_further_than_all_may() -> Result<()> {
+    let denying = "rules:\n- {name: nothing, deny: true, match: {prefixes: [/a]}}";
+    let stage = Stage::start(denying).await?;
+    let kv = stage.through().await?;
+    ensure!(kv.put("/a/1", "1").await?.is_err());
+    for (mode, counts) in [("observe", 1.0), ("off", 1.0)] {
+        let all = format!("mode: {mode}\n{denying}");
+        stage.reload(&all).await?;
+        ensure!(kv.put("/a/1", "1").await?.is_ok(), "it is refused in {mode}");
+        ensure!(counted(&stage, "refused", "rules.nothing", "observe").await? == counts);
+    }
+    Ok(())
+}
