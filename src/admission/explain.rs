@@ -95,9 +95,10 @@ fn matching<'c>(
     rules
 }
 
-/// As the guard on deletes has it: the first rule that says a number, else the configuration.
+/// As the guard on deletes has it: the first rule that holds and says a number, else the
+/// configuration.
 fn delete_keys(config: &Config, rules: &[Matched<'_>], subject: &Subject) -> Option<u64> {
-    let acting = rules.iter().filter(|matched| matched.mode != Mode::Off);
+    let acting = rules.iter().filter(|matched| matched.mode == Mode::Enforce);
     let by_rule =
         acting.filter_map(|matched| Some((matched.rule.quota.delete_keys?, matched.mode))).next();
     let deletes = &config.deletes;

@@ -94,16 +94,20 @@ impl Protection {
         if deletes.is_empty() {
             return Ok(());
         }
-        let (mode, by_rule, keys_max, allowed) = {
+        let by_rule = |mode| {
+            let mut rules = plan.rules.iter().filter(|running| running.mode() == mode);
+            rules.find_map(|running| Some((running.rule.quota.delete_keys?, mode)))
+        };
+        let (by_rule, watched) = (by_rule(Mode::Enforce), by_rule(Mode::Observe));
+        let (mode, keys_max, allowed) = {
             let current = self.current();
             let config = &current.config.deletes;
-            let by_rule = plan.rules.iter().find_map(|running| {
-                let keys_max = running.rule.quota.delete_keys?;
-                Some((keys_max, running.mode()))
-            });
-            let (keys_max, mode) = by_rule.unwrap_or((config.keys_max, current.modes.deletes));
+            let default = (config.keys_max, current.modes.deletes);
+            // A rule that is only watched does not stand in for a guard that holds.
+            let watched = watched.filter(|_| default.1 != Mode::Enforce);
+            let (keys_max, mode) = by_rule.or(watched).unwrap_or(default);
             let allowed = config.clients.iter().any(|name| name.matches(&subject.client.name));
-            (mode, by_rule.is_some(), keys_max, allowed)
+            (mode, keys_max, allowed && by_rule.is_none())
         };
         if mode == Mode::Off {
             return Ok(());
@@ -114,9 +118,12 @@ impl Protection {
             keys += census.count(range).await.unwrap_or(0);
         }
         if keys <= keys_max {
+            if watched.is_some_and(|(watched, _)| keys > watched) && !overridden {
+                self.current().writes.deletes.of(Mode::Observe).refused.inc();
+            }
             return Ok(());
         }
-        if allowed && !by_rule || overridden {
+        if allowed || overridden {
             audit(&subject.client, deletes, keys, "deleted on the client's responsibility");
             return Ok(());
         }

@@ -78,3 +78,18 @@ async fn ranges_of_one_transaction_are_added_up() -> Result<()> {
     ensure!(left(&direct).await? == 10);
     Ok(())
 }
+
+/// A rule that is only watched changes nothing, not even for the better.
+#[tokio::test]
+async fn a_rule_that_observes_does_not_stand_in_for_the_guard() -> Result<()> {
+    let stage = Stage::start(
+        "deletes: {keys_max: 5}\nrules:\n\
+         - {name: few, mode: observe, match: {prefixes: [/a]}, quota: {delete_keys: 3}}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    fill(&direct).await?;
+    ensure!(kv.delete("/a/", "/a0").await?.is_err(), "ten keys are deleted");
+    ensure!(kv.delete("/a/0", "/a/4").await?.is_ok_and(|deleted| deleted.deleted == 4));
+    Ok(())
+}
