@@ -201,7 +201,7 @@ impl Protection {
         if subject.class == Class::Critical {
             return Ok(Plan { exempt: true, ..Plan::default() });
         }
-        let plan = {
+        let mut plan = {
             let current = self.current();
             if current.rules.is_empty() {
                 return Ok(Plan::default());
@@ -209,8 +209,12 @@ impl Protection {
             Plan::new(&current.rules, subject, &gate.cluster)
         };
         let mut delay = Duration::ZERO;
-        for running in &plan.rules {
-            delay = delay.max(running.admit(subject, deadline)?);
+        for running in std::mem::take(&mut plan.rules) {
+            // One that would have refused the call has counted it, and no more to say of it.
+            if let Some(wait) = running.admit(subject, deadline)? {
+                delay = delay.max(wait);
+                plan.rules.push(running);
+            }
         }
         wait(delay).await;
         Ok(plan)
@@ -418,20 +422,26 @@ impl Current {
 }
 
 impl RunningRule {
-    /// Takes the call's share of the rates and tells how long it waits for it.
-    fn admit(&self, subject: &Subject, deadline: Option<Instant>) -> Result<Duration, Denied> {
+    /// Takes the call's share of the rates and tells how long it waits for it; `None` if it would
+    /// have been refused.
+    fn admit(
+        &self,
+        subject: &Subject,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Duration>, Denied> {
         let (mode, rule) = (self.mode(), &self.rule);
         if let Some(refusal) = rule.forbids(subject) {
-            self.refuse_with(mode, refusal)?;
+            return self.refuse_with(mode, refusal).map(|()| None);
         }
-        let Some(limits) = self.limits(subject) else { return Ok(Duration::ZERO) };
+        let Some(limits) = self.limits(subject) else { return Ok(Some(Duration::ZERO)) };
         let creates = limits.creates.as_ref().filter(|_| subject.may_create());
         let mut delay = Duration::ZERO;
         for (bucket, what) in [(limits.requests.as_ref(), REQUESTS), (creates, CREATES)] {
             let Some(bucket) = bucket else { continue };
-            delay = delay.max(self.take(bucket, 1.0, what, deadline)?);
+            let Some(wait) = self.take(bucket, 1.0, what, deadline)? else { return Ok(None) };
+            delay = delay.max(wait);
         }
-        Ok(delay)
+        Ok(Some(delay))
     }
 
     /// Charges the estimated cost and takes a place under the rule's concurrency.
@@ -444,7 +454,7 @@ impl RunningRule {
         let Some(limits) = self.limits(subject) else { return Ok(()) };
         let units = permit.estimate.units();
         if let Some(bucket) = &limits.cost {
-            wait(self.take(bucket, units, COST, deadline)?).await;
+            wait(self.take(bucket, units, COST, deadline)?.unwrap_or_default()).await;
             permit.charged.push(Arc::clone(&limits));
         }
         let Some(queue) = &limits.concurrency else { return Ok(()) };
@@ -477,22 +487,23 @@ impl RunningRule {
         Ok(())
     }
 
-    /// The wait for `units` of a rate; none while only observing.
+    /// The wait for `units` of a rate: none while only observing, and `None` if they would have been
+    /// refused.
     fn take(
         &self,
         bucket: &super::Bucket,
         units: f64,
         (what, remedy): (&str, &'static str),
         deadline: Option<Instant>,
-    ) -> Result<Duration, Denied> {
+    ) -> Result<Option<Duration>, Denied> {
         let (mode, limit) = (self.mode(), &self.rule.limit);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let wait_max = left.map_or(limit.wait_max, |left| left.min(limit.wait_max));
         match bucket.take(units, wait_max) {
-            Ok(wait) if wait.is_zero() => Ok(wait),
+            Ok(wait) if wait.is_zero() => Ok(Some(wait)),
             Ok(wait) => {
                 self.counters.of(mode).delayed.inc();
-                Ok(if mode == Mode::Enforce { wait } else { Duration::ZERO })
+                Ok(Some(if mode == Mode::Enforce { wait } else { Duration::ZERO }))
             }
             Err(wait) => {
                 let reason = format!(
@@ -501,7 +512,7 @@ impl RunningRule {
                     wait_max.as_millis()
                 );
                 self.refuse_until(mode, RefusalKind::Load, reason, remedy, Some(wait))?;
-                Ok(Duration::ZERO)
+                Ok(None)
             }
         }
     }
