@@ -18,7 +18,8 @@ impl Match {
             && any(clients, |name| name.matches(&subject.client.name))
             && any(addresses, |net| net.contains(&subject.client.address))
             && any(prefixes, |prefix| {
-                subject.keys.as_ref().is_some_and(|keys| touches(keys, prefix.as_bytes()))
+                let mut keys = subject.keys.iter().chain(&subject.others);
+                keys.any(|keys| touches(keys, prefix.as_bytes()))
             })
             && any(namespaces, |name| {
                 subject.place.namespace.as_ref().is_some_and(|found| name.matches(&text(found)))

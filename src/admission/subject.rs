@@ -21,6 +21,8 @@ pub struct Subject {
     pub class: Class,
     /// The keys it reads or writes; a transaction's first. `None` for what carries no key.
     pub keys: Option<KeyRange>,
+    /// A transaction's other keys; Kubernetes' have none.
+    pub others: Vec<KeyRange>,
     pub place: Place,
     pub client: Arc<Client>,
     /// Bytes of the largest value it writes.
@@ -38,6 +40,15 @@ pub struct Place {
 }
 
 impl Subject {
+    /// The same with the other keys of `all`, of which the first is known.
+    pub fn with_others(mut self, all: impl Iterator<Item = KeyRange>) -> Self {
+        self.others = all.filter(|keys| Some(keys) != self.keys.as_ref()).collect();
+        if self.others.iter().any(|keys| Place::of(keys).namespace != self.place.namespace) {
+            self.place.namespace = None;
+        }
+        self
+    }
+
     /// Whether it may put a key that was not there: a put by itself may.
     pub fn may_create(&self) -> bool {
         matches!(self.shape, Shape::Create | Shape::Put | Shape::Txn)

@@ -121,14 +121,19 @@ impl Request {
             Method::Txn => txn::keys(&self.txn_request()).next(),
             _ => Some(self.keys()),
         };
-        Subject {
+        let subject = Subject {
             method: Some(self.method.of_etcd()),
             shape,
             class,
             place: keys.as_ref().map(Place::of).unwrap_or_default(),
             keys,
+            others: Vec::new(),
             client: Arc::new(self.caller()),
             value_size: 0,
+        };
+        match self.method {
+            Method::Txn => subject.with_others(txn::keys(&self.txn_request())),
+            _ => subject,
         }
     }
 

@@ -28,6 +28,7 @@ impl Context {
             class: kind.class,
             place: keys.as_ref().map(Place::of).unwrap_or_default(),
             keys,
+            others: Vec::new(),
             client: Arc::clone(&self.call.peer.client),
             value_size: value_size as u64,
         }

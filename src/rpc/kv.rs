@@ -81,9 +81,10 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
         }
     };
     let (kind, keys) = (classify::txn(&request), keys_of::keys(&request).next());
+    let subject = context.subject(Method::Txn, kind, keys, keys_of::value_size(&request));
     let write = Write {
         placed: context.topology.at(index),
-        subject: context.subject(Method::Txn, kind, keys, keys_of::value_size(&request)),
+        subject: subject.with_others(keys_of::keys(&request)),
         message: &message,
         deletes: keys_of::deleted_ranges(&request).collect(),
         leases: keys_of::leases(&request).collect(),

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use seawall::etcd::{
     method::Method,
-    proto::etcdserverpb::{RangeRequest, TxnRequest, TxnResponse},
+    proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
 };
 use tonic::Code;
 
@@ -138,5 +138,52 @@ async fn nothing_goes_further_than_all_may() -> Result<()> {
         ensure!(kv.put("/a/1", "1").await?.is_ok(), "it is refused in {mode}");
         ensure!(counted(&stage, "refused", "rules.nothing", "observe").await? == counts);
     }
+    Ok(())
+}
+
+/// A rule is about all keys of a transaction, wherever they stand in it.
+#[tokio::test]
+async fn a_transaction_cannot_hide_a_key() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- {name: frozen, read_only: true, match: {prefixes: [/registry/configmaps]}}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    let op = |request| RequestOp { request: Some(request) };
+    let hidden = TxnRequest {
+        success: vec![
+            op(Request::RequestRange(get("/registry/pods/a"))),
+            op(Request::RequestTxn(create("a"))),
+        ],
+        ..TxnRequest::default()
+    };
+    ensure!(refused(&kv, [hidden]).await? == [true]);
+    let found = direct.range(&list(CONFIGMAPS)).await?.ok().context("no answer")?;
+    ensure!(found.count == 0, "it was written");
+    Ok(())
+}
+
+/// However many of its limits a call runs into.
+#[tokio::test]
+async fn observing_counts_each_call_once() -> Result<()> {
+    let rule = |mode| {
+        format!(
+            "rules:\n- name: both\n  mode: {mode}\n  match: {{prefixes: [/registry/configmaps]}}\n  \
+             limit: {{requests: 2/h, creates: 2/h, burst: 1h, wait_max: 0s}}\n  \
+             quota: {{value_size: 1KiB}}"
+        )
+    };
+    let large = || put_if(&format!("{CONFIGMAPS}large"), 0, vec![b'v'; 2_000]);
+    let mut figures = Vec::new();
+    for mode in ["enforce", "observe"] {
+        let stage = Stage::start(&rule(mode)).await?;
+        let kv = stage.through().await?;
+        let asks = [large(), create("1"), create("2"), create("3"), create("4"), large()];
+        let refused = refused(&kv, asks).await?;
+        let enforced = [true, false, false, true, true, true];
+        ensure!(refused == if mode == "enforce" { enforced } else { [false; 6] }, "{refused:?}");
+        figures.push(counted(&stage, "refused", "rules.both", mode).await?);
+    }
+    ensure!(figures == [4.0, 4.0], "{figures:?}");
     Ok(())
 }
