@@ -5,6 +5,7 @@ mod crowd;
 mod deletes;
 mod exactness;
 mod guards;
+mod identities;
 mod leaving;
 mod limits;
 mod overload;
