@@ -140,7 +140,7 @@ impl Read {
         if !self.reads.protection.coalesces(&self.plan) {
             return self.fly(self.outbound.worker, None).await;
         }
-        if self.request.revision > 0
+        if self.is_lasting()
             && let Some(kept) = self.reads.pinned.get(&self.key())
         {
             return self.renewed(&kept.list).await;
@@ -220,6 +220,13 @@ impl Read {
     fn is_understood(&self) -> bool {
         let body = self.outbound.body.as_ref().map_or(0, Bytes::len);
         self.request.encoded_len() + grpc::PREFIX_LEN == body
+    }
+
+    /// Whether the answer stays the same for as long as etcd has its revision. To a client that has
+    /// a name at etcd it does not: what that may read changes, and only etcd knows.
+    fn is_lasting(&self) -> bool {
+        let named = TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name));
+        self.request.revision > 0 && !named
     }
 
     fn is_light(&self) -> bool {
@@ -306,7 +313,7 @@ impl Read {
         let protection = &self.reads.protection;
         permit.settle(cost);
         protection.costs.learn(&self.gate.cluster, &self.subject, cost);
-        let keeps = self.request.revision > 0 && self.reads.pinned.takes(list.bytes());
+        let keeps = self.is_lasting() && self.reads.pinned.takes(list.bytes());
         if keeps && let Some(room) = protection.memory.try_hold(list.bytes()) {
             let kept = Kept { list: list.clone(), _held: room };
             self.reads.pinned.put(self.key(), Arc::new(kept));

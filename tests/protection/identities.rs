@@ -71,3 +71,35 @@ async fn a_kept_answer_is_for_whom_etcd_gives_it() -> Result<()> {
     ensure!((refused.code, &refused.text) == (own.code, &own.text), "{refused:?} and {own:?}");
     Ok(())
 }
+
+/// Being let read a key is not being let read a list that begins with it.
+#[tokio::test]
+async fn one_key_does_not_open_a_kept_list() -> Result<()> {
+    let stage = Stage::start("").await?;
+    let direct = stage.direct().await?;
+    direct.put(&format!("{SECRETS}a"), "1").await?.ok().context("refused")?;
+    let revision = direct.revision().await?;
+    run(
+        &stage,
+        &[
+            &["user", "add", "root:p"],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "all"],
+            &["role", "grant-permission", "all", "read", SECRETS, "--prefix=true"],
+            &["role", "add", "one"],
+            &["role", "grant-permission", "one", "read", SECRETS],
+            &["user", "add", "alice:p"],
+            &["user", "grant-role", "alice", "all"],
+            &["user", "grant-role", "alice", "one"],
+            &["auth", "enable"],
+        ],
+    )
+    .await?;
+    let alice = login(&stage, "alice").await?;
+    let pinned = RangeRequest { revision, ..list(SECRETS) };
+    ensure!(alice.range(&pinned).await?.is_ok(), "alice may read");
+    run(&stage, &[&["--user=root:p", "user", "revoke-role", "alice", "all"]]).await?;
+    let refused = alice.range(&pinned).await?.err().context("alice reads on")?;
+    ensure!(refused.code == Code::PermissionDenied, "{refused:?}");
+    Ok(())
+}
