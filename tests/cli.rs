@@ -240,7 +240,7 @@ fn explain_shows_how_a_range_is_split() {
     main              ["/registry/events\x00", "/registry/events/")
     events            ["/registry/events/", "/registry/events0")
     main              ["/registry/events0", "/registry/f")
-  outcome   asked of each and merged in the order of keys, as they are now; no protection looks at that
+  outcome   asked of each and merged in the order of keys, as they are now, when its turn at the default cluster comes
 "#,
     );
 }

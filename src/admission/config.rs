@@ -107,7 +107,7 @@ pub struct SpaceConfig {
     /// From here on all creates are refused but those the control plane hangs on.
     pub refuse_percent: u32,
     /// etcd's quota where it does not tell: before 3.6.
-    pub quota_bytes: u64,
+    pub quota_bytes: Option<u64>,
 }
 
 /// The guard on deletes of many keys.

@@ -9,7 +9,7 @@ pub struct Explanation<'c> {
     pub cost: Cost,
     /// Those that match, in their order, up to one that exempts.
     pub rules: Vec<Matched<'c>>,
-    /// Whether one of them lets it pass whatever the others say.
+    /// Whether one of them keeps the rules after it and the queue away.
     pub exempt: bool,
     /// The queue it waits in, and what bounds it.
     pub queue: Option<(Line, &'c QueueConfig)>,

@@ -108,7 +108,12 @@ impl Protection {
     /// Takes another configuration over. Rules that have not changed keep what they know; what was
     /// switched by hand stays so.
     pub fn apply(&self, config: Config) {
-        let switches = self.switches.lock();
+        let mut switches = self.switches.lock();
+        // A rule that goes takes its switch along.
+        switches.retain(|name, _| {
+            let rule = name.strip_prefix("rules.");
+            rule.is_none_or(|name| config.rules.iter().any(|rule| rule.name == name))
+        });
         self.memory.set_limit(config.memory_bytes);
         for gate in self.gates.lock().values() {
             gate.reconfigure(&config);

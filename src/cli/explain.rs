@@ -114,8 +114,8 @@ impl Place<'_> {
                 let parts = segments.iter().map(part);
                 let outcome = match request.method {
                     Method::Range => {
-                        "asked of each and merged in the order of keys, as they are now; no \
-                         protection looks at that"
+                        "asked of each and merged in the order of keys, as they are now, when its \
+                         turn at the default cluster comes"
                     }
                     _ => "refused, since it must lie in one cluster",
                 };

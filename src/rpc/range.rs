@@ -33,8 +33,17 @@ pub(super) async fn range(
     let placed = match context.topology.owners(&keys) {
         Ok(placed) => placed,
         Err(segments) => {
+            // Its turn is the default cluster's, where most of such a range lies.
+            let subject = context.subject(method, kind, Some(keys), 0);
+            let default = context.topology.default();
+            let permit = match context.enter(&default, &subject, &mut responder).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(error)) => return responder.status(&status::of(&error)),
+                Err(Gone) => return,
+            };
             let merging = merge::range(&context, method, manner, &request, &segments, responder);
-            return Box::pin(merging).await;
+            Box::pin(merging).await;
+            return drop(permit);
         }
     };
     let subject = context.subject(method, kind, Some(keys), 0);

@@ -241,14 +241,14 @@ impl Cluster {
     }
 
     /// The fullest member's database in percent of its quota, which is `quota` for those that do not
-    /// tell; `None` while no member has told its size.
-    pub fn space_percent(&self, quota: u64) -> Option<u32> {
+    /// tell; `None` where it is not known.
+    pub fn space_percent(&self, quota: Option<u64>) -> Option<u32> {
         let percent = |status: &StatusResponse| {
-            let told = u64::try_from(status.db_size_quota).unwrap_or(0);
-            let quota = if told > 0 { told } else { quota.max(1) };
-            (status.db_size.max(0) as u64 * 100 / quota) as u32
+            let told = u64::try_from(status.db_size_quota).ok().filter(|told| *told > 0);
+            let size = u64::try_from(status.db_size).unwrap_or(0);
+            Some((size.saturating_mul(100) / told.or(quota)?) as u32)
         };
-        self.identity.read().statuses.iter().flatten().map(percent).max()
+        self.identity.read().statuses.iter().flatten().filter_map(percent).max()
     }
 
     /// How long no member has sent anything.

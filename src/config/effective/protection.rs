@@ -64,7 +64,8 @@ impl Page<'_> {
         self.value("warn", units::Percent(*warn_percent), "");
         self.value("refuse_low", units::Percent(*refuse_low_percent), "");
         self.value("refuse", units::Percent(*refuse_percent), "");
-        self.size("quota", *quota_bytes);
+        let quota = quota_bytes.map(|bytes| units::Size(bytes).to_string()).unwrap_or_default();
+        self.value("quota", quota, "as etcd tells, and no slope where it does not");
     }
 
     fn rule(&mut self, rule: &Rule) {

@@ -123,9 +123,10 @@ pub(in crate::config) struct Space {
     pub(in crate::config) refuse_low: Percent,
     /// From here on all creates are refused but those the control plane hangs on.
     pub(in crate::config) refuse: Percent,
-    /// etcd's `--quota-backend-bytes` where etcd does not tell it: before 3.6. Above the real one,
-    /// the refusals come too late.
-    pub(in crate::config) quota: Size,
+    /// etcd's `--quota-backend-bytes` where etcd does not tell it: before 3.6. Without it there is no
+    /// slope there; below the real one, creates are refused that etcd has room for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) quota: Option<Size>,
 }
 
 /// The guard on deletes of many keys.
@@ -345,8 +346,8 @@ impl Default for Space {
             refuse_low: Percent(85),
             // What is left takes the updates by which a cluster goes on, and its repair.
             refuse: Percent(95),
-            // etcd's own default.
-            quota: gib(2),
+            // A guess below the real one would stop a healthy cluster.
+            quota: None,
         }
     }
 }

@@ -115,7 +115,8 @@ impl Checks<'_> {
             warn_percent: warn.0,
             refuse_low_percent: refuse_low.0,
             refuse_percent: refuse.0,
-            quota_bytes: self.size("protection.space.quota", quota, QUOTA_MIN..=SIZE_MAX),
+            quota_bytes: quota
+                .map(|quota| self.size("protection.space.quota", quota, QUOTA_MIN..=SIZE_MAX)),
         }
     }
 
