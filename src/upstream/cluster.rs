@@ -231,13 +231,13 @@ impl Cluster {
         self.members.iter().any(|member| member.state() == State::Healthy)
     }
 
-    /// Whether every member has `RangeStream`, as far as they said their versions.
+    /// Whether every member has `RangeStream`: one that has not said its version yet may be old.
     pub fn streams_ranges(&self) -> bool {
         let streams = |status: &StatusResponse| {
             let mut numbers = status.version.split('.').map(|part| part.parse().unwrap_or(0));
             (numbers.next(), numbers.next()) >= (Some(3), Some(7))
         };
-        self.identity.read().statuses.iter().flatten().all(streams)
+        self.identity.read().statuses.iter().all(|status| status.as_ref().is_some_and(streams))
     }
 
     /// The fullest member's database in percent of its quota, which is `quota` for those that do not
