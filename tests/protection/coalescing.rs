@@ -16,7 +16,7 @@ fn header(answer: &RangeResponse) -> Result<i64> {
 }
 
 /// Ranges that etcd has answered.
-async fn ranges(stage: &Stage) -> Result<f64> {
+pub(crate) async fn ranges(stage: &Stage) -> Result<f64> {
     let text = stage.etcd.member(0).metrics().await?;
     let sample = text.lines().find(|line| {
         line.starts_with("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Range\"")

@@ -1,6 +1,6 @@
-//! Who gives up leaves nothing behind, and disturbs nobody.
+//! Who gives up leaves nothing behind and disturbs nobody, and who comes late gets no old answer.
 
-use crate::{Kv, Refused, Stage, list};
+use crate::{Kv, Refused, Stage, coalescing::ranges, list};
 use anyhow::{Context, Result, ensure};
 use seawall::etcd::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use seawall_testkit::{Cluster, Direction, Fault, FaultProxy, eventually};
@@ -113,4 +113,37 @@ async fn the_first_reader_of_a_key_may_leave() -> Result<()> {
         ensure!(other.await??.is_ok_and(|answer| answer.kvs.len() == 1));
     }
     held.open(0.0).await
+}
+
+/// The answer to the first was made before the write was acknowledged; that to the second must not be
+/// the same.
+#[tokio::test]
+async fn who_comes_after_a_read_was_sent_does_not_share_it() -> Result<()> {
+    let held = Held::start("").await?;
+    let direct = held.stage.direct().await?;
+    let get = RangeRequest { key: "/a/1".into(), ..RangeRequest::default() };
+    let count = RangeRequest { count_only: true, ..list("/a/") };
+    for (turn, request) in [list("/a/"), count, get].into_iter().enumerate() {
+        held.hold();
+        let before = ranges(&held.stage).await?;
+        let first = held.ask(request.clone())?;
+        eventually(crate::client::DEADLINE, "a range at etcd", async || {
+            ensure!(ranges(&held.stage).await? > before, "none has come");
+            Ok(())
+        })
+        .await?;
+        let put = direct.put(&format!("/a/new-{turn}"), "1").await?.ok().context("refused")?;
+        let written = put.header.context("no header")?.revision;
+        let late = [held.ask(request.clone())?, held.ask(request.clone())?];
+        held.open(3.0).await?;
+        held.etcd.heal();
+        ensure!(first.await??.is_ok(), "{request:?} is refused");
+        for late in late {
+            let answer = late.await??.ok().context("refused")?;
+            let read = answer.header.context("no header")?.revision;
+            ensure!(read >= written, "{request:?} is of {read}, and {written} was acknowledged");
+        }
+        held.open(0.0).await?;
+    }
+    Ok(())
 }
