@@ -116,5 +116,5 @@ async fn a_crowd_of_readers_never_goes_back() -> Result<()> {
         read
     };
     let (written, read) = tokio::join!(try_join_all(writing), reading);
-    read.and(written.map(drop))
+    read.and_then(|()| written.map(drop))
 }
