@@ -118,7 +118,7 @@ impl Reads {
     }
 
     pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
-        Arc::clone(self.splits.lock().entry(cluster.number).or_default())
+        Arc::clone(self.splits.lock().entry(cluster.number()).or_default())
     }
 }
 
@@ -264,7 +264,8 @@ impl Read {
         for _ in 0..ATTEMPTS {
             let mut pages = self.paged(outbound.clone());
             match self.collect(&mut pages, &mut held).await {
-                Ok(list) => {
+                Ok(None) => return Err(Failure::TooLarge),
+                Ok(Some(list)) => {
                     let cost = Cost { keys: list.count() as u64, bytes: list.bytes() };
                     return Ok(self.ready(list, cost, held, permit));
                 }
@@ -278,16 +279,22 @@ impl Read {
         self.whole(outbound, held, permit).await
     }
 
-    /// Reads all pages.
+    /// Reads all pages; `None` if they are more than may be held.
     async fn collect(
         &self,
         pages: &mut Pages,
         held: &mut Option<Held>,
-    ) -> Result<Assembly, Stopped> {
+    ) -> Result<Option<Assembly>, Stopped> {
         let mut list = Assembly::default();
         while let Some(page) = pages.next().await {
             self.reads.metrics.pages.inc();
             list.push(page?);
+            if list.bytes() > self.reads.protection.memory.limit() {
+                // The next one need not begin to find it out.
+                let cost = Cost { keys: list.count() as u64, bytes: 2 * list.bytes() };
+                self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+                return Ok(None);
+            }
             if let Some(held) = held {
                 held.grow_to(list.bytes());
             }
@@ -295,7 +302,7 @@ impl Read {
         if let Some(held) = held {
             fit(held, list.bytes());
         }
-        Ok(list)
+        Ok(Some(list))
     }
 
     /// The list's pages, to be read one after the other.
@@ -331,8 +338,7 @@ impl Read {
         let header = |bytes: &Bytes| ResponseHeader::decode(bytes.clone()).unwrap_or_default();
         let step = self.reads.protection.page_bytes();
         match Page::parse(&message.payload(), step) {
-            // Another cluster id is another store, whose history is another one.
-            Ok(page) if header(&page.header).cluster_id == header(kept.header()).cluster_id => {
+            Ok(page) if is_same_store(&header(&page.header), &header(kept.header())) => {
                 self.reads.metrics.kept.inc();
                 let list = kept.with_header(page.header);
                 Ok(Arc::new(Whole::list(list, Cost::default(), None)))
@@ -365,12 +371,17 @@ impl Read {
             .copied()
             .collect();
         let request = self.outbound.body.clone().unwrap_or_default();
-        Key { cluster: self.cluster.number, identity: identity.into(), request }
+        Key { cluster: self.cluster.number(), identity: identity.into(), request }
     }
 }
 
 /// How often a list is begun anew that etcd compacts away beneath it.
 const ATTEMPTS: u32 = 3;
+
+/// Another cluster id is another store, whose history is another one, as is one that has gone back.
+fn is_same_store(now: &ResponseHeader, before: &ResponseHeader) -> bool {
+    now.cluster_id == before.cluster_id && now.revision >= before.revision
+}
 
 fn fit(held: &mut Held, bytes: u64) {
     held.grow_to(bytes);

@@ -34,15 +34,15 @@ use tonic::Code;
 /// its connection.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Clusters that were started.
-static STARTED: AtomicU64 = AtomicU64::new(0);
+/// Stores that were seen.
+static STORES: AtomicU64 = AtomicU64::new(0);
 
 /// One etcd cluster: its members and how they are.
 #[derive(Debug)]
 pub struct Cluster {
     pub name: Arc<str>,
-    /// Differs from that of every cluster that was started before, of the same name, too.
-    pub number: u64,
+    /// See [`Cluster::number`].
+    number: AtomicU64,
     pub settings: Arc<Config>,
     pub members: Vec<Arc<Member>>,
     /// etcd's id of the leading member, 0 while nobody leads as far as we know.
@@ -98,7 +98,7 @@ impl Cluster {
         let statuses = vec![None; members.len()];
         let cluster = Arc::new(Self {
             name: settings.name.as_str().into(),
-            number: STARTED.fetch_add(1, Relaxed),
+            number: AtomicU64::new(STORES.fetch_add(1, Relaxed)),
             members,
             leader: AtomicU64::new(0),
             identity: RwLock::new(Identity { statuses, ..Identity::default() }),
@@ -231,6 +231,12 @@ impl Cluster {
         self.members.iter().any(|member| member.state() == State::Healthy)
     }
 
+    /// Stands for the store: differs for every cluster that was started, and changes when another
+    /// store has taken the place of the one that was there.
+    pub fn number(&self) -> u64 {
+        self.number.load(Relaxed)
+    }
+
     /// Whether every member has `RangeStream`: one that has not said its version yet may be old.
     pub fn streams_ranges(&self) -> bool {
         let streams = |status: &StatusResponse| {
@@ -309,6 +315,7 @@ impl Cluster {
                 now = ?header,
                 "this is another store than before: was it restored from a backup?"
             );
+            self.number.store(STORES.fetch_add(1, Relaxed), Relaxed);
         } else if header.revision < before.revision {
             return;
         }

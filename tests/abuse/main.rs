@@ -31,12 +31,20 @@ struct Victim {
 
 impl Victim {
     async fn new() -> Result<Self> {
+        Self::with("").await
+    }
+
+    /// `protection` is the YAML of that key, on one line.
+    async fn with(protection: &str) -> Result<Self> {
         let cluster = Cluster::single().await?;
+        let config = cluster.dir().join("seawall.yaml");
+        fs::write(&config, format!("protection: {{{protection}}}"))?;
         let binary = env::var_os("SEAWALL_BIN")
             .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
         let seawall = SeawallProcess::builder()
             .binary(binary)
             .args(["--upstream", &cluster.endpoints().join(",")])
+            .args(["--config".as_ref(), config.as_os_str()])
             .start()
             .await?;
         let watchers_before = watchers(&cluster).await?;
