@@ -279,7 +279,7 @@ range ["/registry/pods/", "/registry/pods0")
   cluster   main
   cost      1 + 1000 keys / 1000 + 1048576 bytes / 100000 = 12.49
             as assumed at first; the running process goes by what such calls have cost
-  queue     queues.lists: at most 4 at etcd at once, 1000 wait, each for 30s
+  queue     queues.lists: at most 2 at etcd at once, 1000 wait, each for 60s
   answer    shared with equal reads that come before etcd is asked
   rules     none matches
   outcome   passes when its turn comes

@@ -321,9 +321,9 @@ impl Default for Queues {
             // leaves them two more attempts. Twenty thousand are drained within that time.
             reads: queue(512, 20_000, seconds(10)),
             writes: queue(512, 20_000, seconds(10)),
-            // A list keeps one of etcd's cores busy, and its members have four or more. Half of the
-            // 60 s that kube-apiserver gives a request; the other half is for the list itself.
-            lists: queue(4, 1_000, seconds(30)),
+            // A list keeps one of etcd's cores busy; two at a time are as fast as four, and cost small
+            // calls half as much (docs/benchmarks.md). As long as kube-apiserver gives a request.
+            lists: queue(2, 1_000, seconds(60)),
             // However slow etcd is, lists go on.
             concurrency_min: 1,
             // Half of what etcd's own guidance allows a write to its disk (10 ms).
