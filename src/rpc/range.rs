@@ -9,8 +9,8 @@ use crate::{
     pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped, Whole},
     upstream,
 };
-use std::sync::Arc;
-use tokio::time::timeout_at;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout_at};
 use tonic::{Code, Status};
 
 pub(super) async fn range(
@@ -69,6 +69,10 @@ pub(super) async fn range(
         false => asked.forward(responder).await,
     }
 }
+
+/// An answer that takes longer waits for its client and not for etcd, and others have their turn:
+/// clients that stop reading must not keep all lists from etcd.
+const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// A range that was asked for, and what is to become of it.
 struct Asked<'c> {
@@ -141,8 +145,16 @@ impl Asked<'_> {
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
         };
-        context.forward(placed, manner, message, responder).await;
-        drop(permit);
+        // Owns the permit, and gives it back as soon as either ends.
+        let turn = async move {
+            sleep(TURN_MAX).await;
+            drop(permit);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = context.forward(placed, manner, message, responder) => {}
+            () = turn => {}
+        }
     }
 
     /// Answers `RangeStream` in front of an etcd that has none.
