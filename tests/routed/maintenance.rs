@@ -68,10 +68,15 @@ async fn status_tells_the_lowest_version_and_the_default_clusters_rest() -> Resu
             Cluster::builder().binaries(second).start()
         )?;
         let routed = Routed::of(main, events).await?;
-        let told = routed.client().await?.status().await?;
         let lowest = direct(if first == &old { &routed.main } else { &routed.events }).await?;
         let lowest = lowest.clone().status().await?;
-        assert_eq!(told.version(), lowest.version());
+        // Known once each cluster was asked.
+        let told = eventually(DEADLINE, "the lowest version", async || {
+            let told = routed.client().await?.status().await?;
+            ensure!(told.version() == lowest.version(), "it says {}", told.version());
+            Ok(told)
+        })
+        .await?;
         let mut main = direct(&routed.main).await?;
         let own = main.status().await?;
         assert_eq!(told.leader(), own.leader());
