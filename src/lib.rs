@@ -21,9 +21,10 @@ pub mod pipeline;
 
 pub mod attribution;
 
+pub mod paging;
+
 pub mod admission;
 pub mod coalesce;
-pub mod paging;
 pub mod routing;
 pub mod upstream;
 

@@ -6,7 +6,6 @@
 
 mod call;
 mod metrics;
-mod pages;
 mod placement;
 mod read;
 mod relay;
@@ -17,7 +16,6 @@ mod whole;
 
 pub use call::{Call, Peer};
 pub use metrics::{Account, Metrics, Record};
-pub use pages::{Pages, Stopped};
 pub use placement::{Placed, Topology, UnknownCluster};
 pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};

@@ -1,6 +1,6 @@
 //! Reads that others may ask, too: shared, kept, and cut into pages.
 
-use super::{Pages, Whole, pages::Stopped};
+use super::Whole;
 use crate::{
     admission::{
         Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
@@ -12,7 +12,7 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
     },
     grpc,
-    paging::{Assembly, Page, Splits},
+    paging::{Assembly, Page, Pages, Splits, Stopped},
     upstream::{self, Cluster, Lane, Outbound},
 };
 use bytes::Bytes;
@@ -273,7 +273,8 @@ impl Read {
                 Err(Stopped::Refused(status))
                     if self.request.revision <= 0
                         && Whole::refused(status.clone()).is_compacted() => {}
-                Err(stopped) => return stopped.into(),
+                Err(Stopped::Refused(status)) => return Ok(Arc::new(Whole::refused(status))),
+                Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
             }
         }
         self.whole(outbound, held, permit).await

@@ -5,8 +5,8 @@ use crate::{
     admission::{Cost, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
-    paging::{stream_chunk, stream_end},
-    pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped, Whole},
+    paging::{Pages, Stopped, stream_chunk, stream_end},
+    pipeline::{self, Failure, Gone, Manner, Placed, Read, Responder, Whole},
     upstream,
 };
 use std::{sync::Arc, time::Duration};
