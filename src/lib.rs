@@ -23,8 +23,10 @@ pub mod attribution;
 
 pub mod admission;
 pub mod coalesce;
+pub mod mirror;
 pub mod paging;
 pub mod routing;
+
 pub mod upstream;
 
 pub mod drain;

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The layers of `src/lib.rs` from the top. Modules of one layer do not know each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["cli"],
     &["app"],
     &["config"],
@@ -14,7 +14,8 @@ const LAYERS: [&[&str]; 10] = [
     &["rpc"],
     &["pipeline"],
     &["attribution"],
-    &["admission", "coalesce", "paging", "routing", "upstream"],
+    &["admission", "coalesce", "mirror", "paging", "routing"],
+    &["upstream"],
     &["drain", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],
 ];
