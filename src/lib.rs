@@ -21,6 +21,8 @@ pub mod pipeline;
 
 pub mod attribution;
 
+pub mod mirror;
+
 pub mod paging;
 
 pub mod admission;
