@@ -8,12 +8,14 @@ mod history;
 #[cfg(test)]
 mod model;
 mod object;
+mod range;
 mod snapshot;
 mod store;
 mod tree;
 
 pub use history::{Event, History, Kind, Limits, Trimmed};
 pub use object::Object;
+pub use range::{Found, Response, Stream, answers};
 pub use snapshot::{Snapshot, Tier};
 pub use store::{Change, Store, Writer};
 pub use tree::{Totals, Tree};

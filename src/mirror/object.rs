@@ -2,7 +2,6 @@
 
 use crate::etcd::wire::{self, Malformed};
 use bytes::{BufMut, Bytes};
-use prost::encoding::{WireType, encode_key, encode_varint};
 use std::{ops::Range, sync::Arc};
 
 /// The number of `RangeResponse.kvs`, and of `Event.kv` as well.
@@ -124,11 +123,13 @@ impl Object {
         Bytes::from_owner(Owner(Arc::clone(self)))
     }
 
-    /// Appends the `kvs` field as etcd answers `keys_only`.
-    pub fn put_without_value(&self, out: &mut impl BufMut) {
+    /// Appends the `kvs` field, or what etcd answers to `keys_only`.
+    pub fn put(&self, keys_only: bool, out: &mut impl BufMut) {
+        if !keys_only || self.value.is_empty() {
+            return out.put_slice(&self.field);
+        }
         let (before, after) = self.around_value();
-        encode_key(KVS, WireType::LengthDelimited, out);
-        encode_varint((before.len() + after.len()) as u64, out);
+        wire::put_bytes_head(KVS, before.len() + after.len(), out);
         out.put_slice(before);
         out.put_slice(after);
     }
@@ -148,7 +149,7 @@ impl Object {
     /// The same key-value, its value not held.
     pub fn without_value(&self) -> Self {
         let mut field = Vec::with_capacity(self.length(true));
-        self.put_without_value(&mut field);
+        self.put(true, &mut field);
         // etcd writes the key first; elsewhere it would move up by what is gone.
         let moved = if self.key.start < self.value.end { 0 } else { self.value.len() as u32 };
         let gone = self.value.len();
@@ -227,7 +228,7 @@ mod tests {
                 (object_length(), bare.field().len())
             );
             let mut field = Vec::new();
-            object.put_without_value(&mut field);
+            object.put(true, &mut field);
             assert_eq!(field, bare.field());
         }
         assert_eq!(bare.without_value(), bare);

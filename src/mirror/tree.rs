@@ -153,7 +153,7 @@ impl Tree {
 }
 
 impl Totals {
-    fn of(object: &Object) -> Self {
+    pub(super) fn of(object: &Object) -> Self {
         Self { count: 1, bytes: object.length(false), keys_bytes: object.length(true) }
     }
 }
