@@ -68,6 +68,11 @@ impl Subject {
 }
 
 impl Place {
+    /// The collection that a key belongs to.
+    pub fn collection_of(key: &[u8]) -> &[u8] {
+        &key[..collection_length(key)]
+    }
+
     pub fn of(keys: &KeyRange) -> Self {
         let start = &keys.start;
         let length = collection_length(start);

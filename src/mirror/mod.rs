@@ -4,18 +4,31 @@
 //! [`History`] what has happened to it; both belong to its [`Store`], which one [`Writer`] changes
 //! and everybody reads without waiting.
 
+mod batch;
+mod collection;
+mod config;
+mod feed;
 mod history;
+mod load;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod object;
 mod range;
+mod reader;
 mod snapshot;
 mod store;
 mod tree;
+mod verify;
 
+pub use collection::{Collection, State};
+pub use config::Config;
+pub use feed::{Running, start};
 pub use history::{Event, History, Kind, Limits, Trimmed};
+pub use metrics::{Families, Metrics};
 pub use object::Object;
 pub use range::{Found, Response, Stream, answers};
+pub use reader::{Mirror, Pass, Position};
 pub use snapshot::{Snapshot, Tier};
 pub use store::{Change, Store, Writer};
 pub use tree::{Totals, Tree};
