@@ -195,14 +195,10 @@ impl Read {
         }
         self.reads.metrics.flights.inc();
         let outbound = Outbound { worker, ..self.outbound.clone() };
-        let flown = match self.pages(&permit) {
+        match self.pages(&permit) {
             true => self.list(outbound, held, &permit).await,
             false => self.whole(outbound, held, &permit).await,
-        };
-        if flown.as_ref().is_ok_and(|whole| whole.is_overload()) {
-            self.gate.overloaded();
         }
-        flown
     }
 
     /// Whether it is worth cutting into pages, and can be.

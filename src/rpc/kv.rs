@@ -124,7 +124,7 @@ impl Write<'_> {
                 pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
             let writing = materialize::with_leases(context, &placed, &outbound, manner, &leases);
             let answered = responder.unless_gone(Box::pin(writing)).await;
-            context.finish(answered, responder).await;
+            context.finish(placed, answered, responder).await;
         }
         drop(permit);
     }
