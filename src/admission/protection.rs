@@ -53,7 +53,7 @@ pub(super) struct Modes {
 /// Leave to go to etcd: its place there is given back when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    _slots: Vec<Slot>,
+    slots: Vec<Slot>,
     charged: Vec<Arc<Limits>>,
     /// What was charged.
     estimate: Cost,
@@ -246,7 +246,7 @@ impl Protection {
         let queues = self.current().modes.queues;
         let mode = if plan.exempt { Mode::Off } else { queues };
         let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
-        permit._slots.extend(slot);
+        permit.slots.extend(slot);
         permit.waited = began.elapsed();
         Ok(permit)
     }
@@ -477,7 +477,7 @@ impl RunningRule {
             if verdict.is_some() {
                 counted.delayed.inc();
             }
-            permit._slots.push(slot);
+            permit.slots.push(slot);
             return Ok(());
         }
         let (entered, waited) = enter_timed(queue, ticket).await;
@@ -488,7 +488,7 @@ impl RunningRule {
         if waited > Duration::ZERO {
             counted.delayed.inc();
         }
-        permit._slots.push(slot);
+        permit.slots.push(slot);
         Ok(())
     }
 
@@ -562,6 +562,11 @@ impl Permit {
         for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
             bucket.settle(difference);
         }
+    }
+
+    /// Gives the call's turn back while the call goes on; what it is charged with stays.
+    pub fn leave(&mut self) {
+        self.slots.clear();
     }
 
     /// What was charged.
