@@ -1,8 +1,8 @@
 //! All protections together: what is asked before a call goes to etcd.
 
 use super::{
-    Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
-    Subject,
+    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal,
+    RefusalKind, Slot, SpaceConfig, Subject,
     gate::{denied, enter_timed, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
@@ -174,9 +174,12 @@ impl Protection {
         self.current.load()
     }
 
-    /// The configuration that holds.
-    pub fn config(&self) -> Config {
-        self.current.load().config.clone()
+    pub fn coalescing(&self) -> CoalescingConfig {
+        self.current.load().config.coalescing.clone()
+    }
+
+    pub fn space(&self) -> SpaceConfig {
+        self.current.load().config.space.clone()
     }
 
     pub fn coalesces(&self, plan: &Plan) -> bool {
