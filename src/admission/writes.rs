@@ -3,11 +3,13 @@
 use super::{
     Census, Client, Denied, Gate, Mode, Plan, Priority, Protection, Refusal, RefusalKind, Shape,
     SpaceConfig, Subject,
+    matching::touches,
     metrics::{Counters, Metrics},
     rules::RunningRule,
     usage::Stored,
 };
 use crate::etcd::key_range::KeyRange;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The counters of the guards that are always there.
@@ -52,7 +54,7 @@ impl Protection {
         }
         if subject.may_create() {
             for running in &plan.rules {
-                running.check_quota(subject, census).await?;
+                running.check_quotas(subject, census).await?;
             }
         }
         Ok(())
@@ -180,13 +182,26 @@ fn audit(client: &Client, deletes: &[KeyRange], keys: u64, what: &str) {
 }
 
 impl RunningRule {
-    /// Whether there is room for one more key below the prefixes of the rule.
-    async fn check_quota(&self, subject: &Subject, census: &dyn Census) -> Result<(), Denied> {
+    /// Whether there is room for one more key below each of the rule's prefixes that it lies below.
+    async fn check_quotas(&self, subject: &Subject, census: &dyn Census) -> Result<(), Denied> {
         let quota = &self.rule.quota;
         if quota.objects.is_none() && quota.bytes.is_none() {
             return Ok(());
         }
-        let Some((prefix, range)) = self.territory(subject) else { return Ok(()) };
+        for prefix in self.territories(subject) {
+            self.check_quota(subject, prefix, census).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_quota(
+        &self,
+        subject: &Subject,
+        prefix: Bytes,
+        census: &dyn Census,
+    ) -> Result<(), Denied> {
+        let quota = &self.rule.quota;
+        let range = KeyRange::prefix(prefix.clone());
         let usage = self.usages.get_with(prefix, Arc::default);
         let size = subject.value_size;
         let exceeds = |stored: Stored| {
@@ -211,19 +226,48 @@ impl RunningRule {
         Ok(())
     }
 
-    /// What is counted together with the key that `subject` creates.
-    fn territory(&self, subject: &Subject) -> Option<(bytes::Bytes, KeyRange)> {
+    /// What is counted together with the key that `subject` creates: its namespace, or what lies
+    /// below each of the rule's prefixes that it lies below.
+    fn territories(&self, subject: &Subject) -> Vec<Bytes> {
         let place = &subject.place;
-        let prefix = match (&place.namespace, self.rule.quota.per_namespace) {
-            (Some(namespace), true) => [&place.collection[..], b"/", namespace, b"/"].concat(),
-            _ => {
-                let key = &subject.keys.as_ref()?.start;
-                let prefixes = &self.rule.when.prefixes;
-                let found = prefixes.iter().find(|prefix| key.starts_with(prefix.as_bytes()));
-                [found?.as_bytes(), b"/"].concat()
-            }
-        };
-        let prefix = bytes::Bytes::from(prefix);
-        Some((prefix.clone(), KeyRange::prefix(prefix)))
+        if let (Some(namespace), true) = (&place.namespace, self.rule.quota.per_namespace) {
+            return vec![[&place.collection[..], b"/", namespace, b"/"].concat().into()];
+        }
+        let Some(keys) = &subject.keys else { return Vec::new() };
+        let prefixes = self.rule.when.prefixes.iter().map(String::as_bytes);
+        let touched = prefixes.filter(|prefix| touches(keys, prefix));
+        touched.map(|prefix| [prefix, b"/"].concat().into()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Match, Quota, Rule};
+
+    fn running(prefixes: &[&str], per_namespace: bool) -> RunningRule {
+        let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let when = Match { prefixes, ..Match::default() };
+        let quota = Quota { objects: Some(1), per_namespace, ..Quota::default() };
+        let counters = Metrics::register(&mut Default::default()).protection("rules.fixture");
+        RunningRule::new(Rule { when, quota, ..Rule::fixture() }, counters)
+    }
+
+    #[test]
+    fn a_key_counts_below_each_prefix_that_it_lies_below() {
+        const PODS: [&str; 2] = ["/registry/pods", "/registry/podtemplates"];
+        const NESTED: [&str; 2] = ["/registry", "/registry/pods"];
+        for (prefixes, key, expected) in [
+            (PODS, "/registry/pods/a/1", &["/registry/pods/"][..]),
+            (PODS, "/registry/podtemplates/a/1", &["/registry/podtemplates/"]),
+            (PODS, "/registry/podsecuritypolicy/1", &[]),
+            (NESTED, "/registry/pods/a/1", &["/registry/", "/registry/pods/"]),
+            (NESTED, "/registry/podtemplates/a/1", &["/registry/"]),
+        ] {
+            let found = running(&prefixes, false).territories(&Subject::fixture(key));
+            assert_eq!(found, expected, "{key}");
+        }
+        let found = running(&PODS, true).territories(&Subject::fixture("/registry/pods/a/1"));
+        assert_eq!(found, ["/registry/pods/a/"]);
     }
 }
