@@ -143,7 +143,10 @@ impl Context {
         let guarding =
             protection.guard(placed.gate(), subject, &plan, deletes, overridden, &census);
         match responder.unless_gone(Box::pin(guarding)).await? {
-            Ok(()) => self.enter_by(placed, subject, &plan, responder).await,
+            Ok(growth) => {
+                let entered = self.enter_by(placed, subject, &plan, responder).await?;
+                Ok(entered.map(|permit| permit.growing(growth)))
+            }
             Err(denied) => Ok(Err(denied.into())),
         }
     }
@@ -161,8 +164,8 @@ mod tests {
     }
 
     async fn enter(protection: &Protection, gate: &Gate) -> Permit {
-        let entering = protection.enter(gate, &list(), &Plan::default(), None);
-        entering.await.expect("a turn")
+        let entered = protection.enter(gate, &list(), &Plan::default(), None).await;
+        entered.expect("a turn")
     }
 
     #[tokio::test(start_paused = true)]
