@@ -1,8 +1,8 @@
 //! All protections together: what is asked before a call goes to etcd.
 
 use super::{
-    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal,
-    RefusalKind, Slot, SpaceConfig, Subject,
+    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode, Plan,
+    Refusal, RefusalKind, Slot, SpaceConfig, Subject,
     gate::{denied, enter_timed, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
@@ -57,6 +57,8 @@ pub struct Permit {
     charged: Vec<Arc<Limits>>,
     /// What was charged.
     estimate: Cost,
+    /// What grows if the call succeeds.
+    growth: Vec<Growth>,
     /// Time spent waiting for it.
     pub waited: Duration,
 }
@@ -565,6 +567,21 @@ impl Permit {
         for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
             bucket.settle(difference);
         }
+    }
+
+    /// The same for a write by which this grows.
+    pub fn growing(self, growth: Vec<Growth>) -> Self {
+        Self { growth, ..self }
+    }
+
+    /// Whether anything hangs on the call's success.
+    pub fn grows(&self) -> bool {
+        !self.growth.is_empty()
+    }
+
+    /// The call has stored what it was to store.
+    pub fn stored(&mut self) {
+        self.growth.drain(..).for_each(Growth::stored);
     }
 
     /// Gives the call's turn back while the call goes on; what it is charged with stays.

@@ -1,8 +1,8 @@
 //! Protections of what is stored: its amount, and deletes of much of it.
 
 use super::{
-    Census, Client, Denied, Gate, Mode, Plan, Priority, Protection, Refusal, RefusalKind, Shape,
-    SpaceConfig, Subject,
+    Census, Client, Denied, Gate, Growth, Mode, Plan, Priority, Protection, Refusal, RefusalKind,
+    Shape, SpaceConfig, Subject,
     matching::touches,
     metrics::{Counters, Metrics},
     rules::RunningRule,
@@ -31,8 +31,8 @@ impl WriteGuards {
 }
 
 impl Protection {
-    /// Whether a write may be stored. `deletes` are the ranges it deletes, `overridden` says that
-    /// the client insists on them.
+    /// Whether a write may be stored, and what grows by it. `deletes` are the ranges it deletes,
+    /// `overridden` says that the client insists on them.
     ///
     /// # Errors
     ///
@@ -45,19 +45,20 @@ impl Protection {
         deletes: &[KeyRange],
         overridden: bool,
         census: &dyn Census,
-    ) -> Result<(), Denied> {
+    ) -> Result<Vec<Growth>, Denied> {
         // Rules that come before the one that exempts hold all the same.
         if !plan.exempt {
             self.check_read_only()?;
             self.check_space(gate, subject, plan)?;
             self.check_deletes(subject, plan, deletes, overridden, census).await?;
         }
+        let mut growth = Vec::new();
         if subject.may_create() {
             for running in &plan.rules {
-                running.check_quotas(subject, census).await?;
+                running.check_quotas(subject, census, &mut growth).await?;
             }
         }
-        Ok(())
+        Ok(growth)
     }
 
     fn check_read_only(&self) -> Result<(), Denied> {
@@ -183,13 +184,18 @@ fn audit(client: &Client, deletes: &[KeyRange], keys: u64, what: &str) {
 
 impl RunningRule {
     /// Whether there is room for one more key below each of the rule's prefixes that it lies below.
-    async fn check_quotas(&self, subject: &Subject, census: &dyn Census) -> Result<(), Denied> {
+    async fn check_quotas(
+        &self,
+        subject: &Subject,
+        census: &dyn Census,
+        growth: &mut Vec<Growth>,
+    ) -> Result<(), Denied> {
         let quota = &self.rule.quota;
         if quota.objects.is_none() && quota.bytes.is_none() {
             return Ok(());
         }
         for prefix in self.territories(subject) {
-            self.check_quota(subject, prefix, census).await?;
+            growth.extend(self.check_quota(subject, prefix, census).await?);
         }
         Ok(())
     }
@@ -199,7 +205,7 @@ impl RunningRule {
         subject: &Subject,
         prefix: Bytes,
         census: &dyn Census,
-    ) -> Result<(), Denied> {
+    ) -> Result<Option<Growth>, Denied> {
         let quota = &self.rule.quota;
         let range = KeyRange::prefix(prefix.clone());
         let usage = self.usages.get_with(prefix, Arc::default);
@@ -209,8 +215,11 @@ impl RunningRule {
                 || quota.bytes.is_some_and(|max| stored.bytes + size > max)
         };
         // etcd that cannot count will not create either.
-        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(()) };
+        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(None) };
         if exceeds(stored) {
+            if is_update(subject, census).await {
+                return Ok(None);
+            }
             let Stored { keys, bytes } = stored;
             let of =
                 |max: Option<u64>| max.map_or_else(|| "any number".into(), |max| max.to_string());
@@ -222,8 +231,7 @@ impl RunningRule {
             let remedy = "delete some or raise its quota";
             self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
         }
-        usage.created(size);
-        Ok(())
+        Ok(Some(usage.grow(size, subject.shape == Shape::Create)))
     }
 
     /// What is counted together with the key that `subject` creates: its namespace, or what lies
@@ -237,6 +245,14 @@ impl RunningRule {
         let prefixes = self.rule.when.prefixes.iter().map(String::as_bytes);
         let touched = prefixes.filter(|prefix| touches(keys, prefix));
         touched.map(|prefix| [prefix, b"/"].concat().into()).collect()
+    }
+}
+
+/// Whether a put by itself changes a key that is there. Others say themselves what they do.
+async fn is_update(subject: &Subject, census: &dyn Census) -> bool {
+    match &subject.keys {
+        Some(key) if subject.shape == Shape::Put => census.count(key).await != Some(0),
+        _ => false,
     }
 }
 
