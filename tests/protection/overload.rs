@@ -17,8 +17,7 @@ async fn an_etcd_that_has_too_much_to_do_gets_fewer_lists() -> Result<()> {
     let seawall = crate::seawall_with(["--upstream", &format!("http://{etcd}")]).await?;
     let lists = async |limit: u32| {
         eventually(crate::client::DEADLINE, "the limit of lists", async || {
-            let gauge =
-                format!("seawall_queue_limit{{cluster=\"default\",queue=\"lists\"}} {limit}");
+            let gauge = format!("seawall_queue_limit{{cluster=\"main\",queue=\"lists\"}} {limit}");
             let (_, text) = crate::operator::get(seawall.admin()?, "/metrics").await?;
             text.lines().any(|line| line == gauge).then_some(()).context(gauge)
         })
