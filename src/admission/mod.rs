@@ -36,4 +36,4 @@ pub use refusal::{Kind as RefusalKind, Refusal};
 pub use rules::Plan;
 pub use shape::Shape;
 pub use subject::{Client, Place, Subject};
-pub use usage::Census;
+pub use usage::{Census, Growth};

@@ -1,8 +1,8 @@
 //! All protections together: what is asked before a call goes to etcd.
 
 use super::{
-    Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
-    Subject,
+    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode, Plan,
+    Refusal, RefusalKind, Slot, SpaceConfig, Subject,
     gate::{denied, enter_timed, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
@@ -53,10 +53,12 @@ pub(super) struct Modes {
 /// Leave to go to etcd: its place there is given back when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    _slots: Vec<Slot>,
+    slots: Vec<Slot>,
     charged: Vec<Arc<Limits>>,
     /// What was charged.
     estimate: Cost,
+    /// What grows if the call succeeds.
+    growth: Vec<Growth>,
     /// Time spent waiting for it.
     pub waited: Duration,
 }
@@ -174,9 +176,12 @@ impl Protection {
         self.current.load()
     }
 
-    /// The configuration that holds.
-    pub fn config(&self) -> Config {
-        self.current.load().config.clone()
+    pub fn coalescing(&self) -> CoalescingConfig {
+        self.current.load().config.coalescing.clone()
+    }
+
+    pub fn space(&self) -> SpaceConfig {
+        self.current.load().config.space.clone()
     }
 
     pub fn coalesces(&self, plan: &Plan) -> bool {
@@ -246,7 +251,7 @@ impl Protection {
         let queues = self.current().modes.queues;
         let mode = if plan.exempt { Mode::Off } else { queues };
         let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
-        permit._slots.extend(slot);
+        permit.slots.extend(slot);
         permit.waited = began.elapsed();
         Ok(permit)
     }
@@ -477,7 +482,7 @@ impl RunningRule {
             if verdict.is_some() {
                 counted.delayed.inc();
             }
-            permit._slots.push(slot);
+            permit.slots.push(slot);
             return Ok(());
         }
         let (entered, waited) = enter_timed(queue, ticket).await;
@@ -488,7 +493,7 @@ impl RunningRule {
         if waited > Duration::ZERO {
             counted.delayed.inc();
         }
-        permit._slots.push(slot);
+        permit.slots.push(slot);
         Ok(())
     }
 
@@ -562,6 +567,26 @@ impl Permit {
         for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
             bucket.settle(difference);
         }
+    }
+
+    /// The same for a write by which this grows.
+    pub fn growing(self, growth: Vec<Growth>) -> Self {
+        Self { growth, ..self }
+    }
+
+    /// Whether anything hangs on the call's success.
+    pub fn grows(&self) -> bool {
+        !self.growth.is_empty()
+    }
+
+    /// The call has stored what it was to store.
+    pub fn stored(&mut self) {
+        self.growth.drain(..).for_each(Growth::stored);
+    }
+
+    /// Gives the call's turn back while the call goes on; what it is charged with stays.
+    pub fn leave(&mut self) {
+        self.slots.clear();
     }
 
     /// What was charged.

@@ -101,6 +101,24 @@ fn collection_length(key: &[u8]) -> usize {
 }
 
 #[cfg(test)]
+impl Subject {
+    /// A put of this key.
+    pub(crate) fn fixture(key: &'static str) -> Self {
+        let keys = KeyRange::single(key.into());
+        Self {
+            method: None,
+            shape: Shape::Put,
+            class: Class::Write,
+            place: Place::of(&keys),
+            keys: Some(keys),
+            others: Vec::new(),
+            client: Arc::new(Client { name: "fixture".into(), address: [127, 0, 0, 1].into() }),
+            value_size: 1,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

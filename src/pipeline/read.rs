@@ -95,7 +95,7 @@ impl Reads {
         ] {
             registry.register(name, help, counter.clone());
         }
-        let config = protection.config().coalescing;
+        let config = protection.coalescing();
         let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
         let kept = Arc::downgrade(&pinned);
         protection.memory.reclaim_by(move || {
@@ -114,7 +114,9 @@ impl Reads {
 
     /// Takes over what may change while calls are under way.
     pub fn reconfigure(&self) {
-        self.flights.set_waiters_max(self.protection.config().coalescing.waiters_max);
+        let config = self.protection.coalescing();
+        self.flights.set_waiters_max(config.waiters_max);
+        self.pinned.set_bytes(config.pinned_bytes);
     }
 
     pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
@@ -195,14 +197,10 @@ impl Read {
         }
         self.reads.metrics.flights.inc();
         let outbound = Outbound { worker, ..self.outbound.clone() };
-        let flown = match self.pages(&permit) {
+        match self.pages(&permit) {
             true => self.list(outbound, held, &permit).await,
             false => self.whole(outbound, held, &permit).await,
-        };
-        if flown.as_ref().is_ok_and(|whole| whole.is_overload()) {
-            self.gate.overloaded();
         }
-        flown
     }
 
     /// Whether it is worth cutting into pages, and can be.

@@ -1,6 +1,6 @@
 //! `Range` and `RangeStream`: shared, paged, or forwarded as they are.
 
-use super::{Context, error::Error, kv::check_sort, merge, status};
+use super::{Context, admit::in_turn, error::Error, kv::check_sort, merge, status};
 use crate::{
     admission::{Cost, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
@@ -9,8 +9,8 @@ use crate::{
     pipeline::{self, Failure, Gone, Manner, Placed, Read, Responder, Whole},
     upstream,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout_at};
+use std::sync::Arc;
+use tokio::time::timeout_at;
 use tonic::{Code, Status};
 
 pub(super) async fn range(
@@ -36,14 +36,13 @@ pub(super) async fn range(
             // Its turn is the default cluster's, where most of such a range lies.
             let subject = context.subject(method, kind, Some(keys), 0);
             let default = context.topology.default();
-            let permit = match context.enter(&default, &subject, &mut responder).await {
+            let mut permit = match context.enter(&default, &subject, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
             };
             let merging = merge::range(&context, method, manner, &request, &segments, responder);
-            Box::pin(merging).await;
-            return drop(permit);
+            return in_turn(&mut permit, Box::pin(merging)).await;
         }
     };
     let subject = context.subject(method, kind, Some(keys), 0);
@@ -69,10 +68,6 @@ pub(super) async fn range(
         false => asked.forward(responder).await,
     }
 }
-
-/// An answer that takes longer waits for its client and not for etcd, and others have their turn:
-/// clients that stop reading must not keep all lists from etcd.
-const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// A range that was asked for, and what is to become of it.
 struct Asked<'c> {
@@ -140,21 +135,12 @@ impl Asked<'_> {
     /// Passes the answer on as it comes.
     async fn forward(self, mut responder: Responder) {
         let Self { context, placed, manner, message, subject, plan } = self;
-        let permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
+        let mut permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
         };
-        // Owns the permit, and gives it back as soon as either ends.
-        let turn = async move {
-            sleep(TURN_MAX).await;
-            drop(permit);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = context.forward(placed, manner, message, responder) => {}
-            () = turn => {}
-        }
+        in_turn(&mut permit, context.forward(placed, manner, message, responder)).await;
     }
 
     /// Answers `RangeStream` in front of an etcd that has none.
@@ -163,7 +149,7 @@ impl Asked<'_> {
             return responder.status(&refusal);
         }
         let (context, placed) = (self.context, self.placed);
-        let permit =
+        let mut permit =
             match context.enter_by(&placed, &self.subject, &self.plan, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
@@ -174,7 +160,7 @@ impl Asked<'_> {
         outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
         outbound.deadline = context.call.deadline;
         let pages = read.paged(outbound);
-        let cost = stream_pages(pages, &request, responder).await;
+        let cost = in_turn(&mut permit, stream_pages(pages, &request, responder)).await;
         permit.settle(cost);
     }
 }
