@@ -38,6 +38,8 @@ pub struct Config {
     pub queues: QueuesConfig,
     pub space: SpaceConfig,
     pub deletes: DeletesConfig,
+    /// How far answers from memory go, as far as the switches let them.
+    pub mirror: Mode,
     /// Looked at in their order.
     pub rules: Vec<Rule>,
 }

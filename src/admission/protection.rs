@@ -48,6 +48,7 @@ pub(super) struct Modes {
     pub(super) space: Mode,
     pub(super) deletes: Mode,
     pub(super) read_only: Mode,
+    mirror: Mode,
 }
 
 /// Leave to go to etcd: its place there is given back when this is dropped.
@@ -85,8 +86,8 @@ pub struct UnknownProtection {
 }
 
 /// Protections that are always there, in the order in which a call meets them.
-const BUILT_IN: [&str; 7] =
-    ["all", "read_only", "space", "deletes", "coalescing", "paging", "queues"];
+const BUILT_IN: [&str; 8] =
+    ["all", "read_only", "space", "deletes", "mirror", "coalescing", "paging", "queues"];
 
 impl Protection {
     pub fn new(config: Config, registry: &mut Registry) -> Arc<Self> {
@@ -186,6 +187,11 @@ impl Protection {
 
     pub fn coalesces(&self, plan: &Plan) -> bool {
         self.current.load().modes.coalescing && plan.coalesce.unwrap_or(true)
+    }
+
+    /// How far answers from memory go.
+    pub fn mirror(&self) -> Mode {
+        self.current.load().modes.mirror
     }
 
     pub fn pages(&self, plan: &Plan) -> bool {
@@ -344,7 +350,7 @@ impl Protection {
     /// What a built-in protection has done; the queues of all clusters together.
     fn figures(&self, name: &str) -> [u64; 4] {
         match name {
-            "all" => [0; 4],
+            "all" | "mirror" => [0; 4],
             "queues" => {
                 // The counters of a queue are shared by all clusters.
                 let queues = ["queues.reads", "queues.writes", "queues.lists", "memory"];
@@ -393,6 +399,7 @@ impl Current {
             space: Mode::Off,
             deletes: Mode::Off,
             read_only: Mode::Off,
+            mirror: Mode::Off,
         };
         let mut this = Self { config, modes: off, rules, writes: WriteGuards::new(metrics) };
         for running in &this.rules {
@@ -407,6 +414,7 @@ impl Current {
             space: this.mode("space", switches),
             deletes: this.mode("deletes", switches),
             read_only: this.mode("read_only", switches),
+            mirror: this.mode("mirror", switches),
         };
         this
     }
@@ -423,6 +431,7 @@ impl Current {
             "queues" => config.queues.mode,
             "space" => config.space.mode,
             "deletes" => config.deletes.mode,
+            "mirror" => config.mirror,
             // Only ever switched on by hand.
             _ => Mode::Off,
         };

@@ -1,13 +1,10 @@
 use super::Limits;
-use crate::admission::Mode;
 use bytes::Bytes;
 use std::time::Duration;
 
 /// What is answered from memory, and how much of it that may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `Observe` loads and follows, counts what it could have answered, and answers nothing.
-    pub mode: Mode,
     /// Bytes of all collections of one cluster. Over them, values go first, then whole collections,
     /// those that were not read for the longest time before others.
     pub memory_bytes: u64,

@@ -13,7 +13,7 @@ use crate::{
     admission::{Gate, Mode, Place, Protection},
     etcd::{
         method::Method,
-        proto::etcdserverpb::{RangeRequest, RangeResponse, WatchCreateRequest},
+        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, WatchCreateRequest},
     },
     upstream::{Answer, CONTROL, Cluster},
 };
@@ -33,8 +33,15 @@ use tokio_util::task::AbortOnDropHandle;
 /// What readers and those who verify ask of the feed.
 #[derive(Debug)]
 pub(super) enum Order {
-    Load { collection: Arc<Collection>, tier: Tier },
-    Drop { collection: Arc<Collection> },
+    Load {
+        collection: Arc<Collection>,
+        tier: Tier,
+    },
+    Drop {
+        collection: Arc<Collection>,
+    },
+    /// etcd seems to have another store than is followed.
+    Look,
 }
 
 /// A mirror, whose feed ends when this is dropped.
@@ -55,6 +62,7 @@ struct Feed {
     entries: HashMap<Bytes, Entry>,
     /// The store that the entries are of; see [`Cluster::number`].
     store: u64,
+    cluster_id: u64,
     /// All events up to this revision were applied; 0 before the first.
     revision: i64,
     orders: mpsc::Receiver<Order>,
@@ -66,16 +74,32 @@ struct Feed {
 #[derive(Debug)]
 enum Entry {
     /// Remembers what happens until the load is there.
-    Loading { collection: Arc<Collection>, tier: Tier, since: Vec<Change>, bytes: usize, _load: AbortOnDropHandle<()> },
-    Ready { collection: Arc<Collection>, writer: Writer },
+    Loading {
+        collection: Arc<Collection>,
+        tier: Tier,
+        since: Vec<Change>,
+        bytes: usize,
+        _load: AbortOnDropHandle<()>,
+    },
+    Ready {
+        collection: Arc<Collection>,
+        writer: Writer,
+    },
 }
 
 /// What a task of the feed's has come to.
 #[derive(Debug)]
 pub(super) enum Done {
-    Loaded { name: Bytes, loaded: Result<Loaded, Failed> },
+    Loaded {
+        name: Bytes,
+        loaded: Result<Loaded, Failed>,
+    },
     /// Whether the collection is as etcd has it; `None` if that could not be found out.
-    Verified { name: Bytes, store: Arc<Store>, same: Option<bool> },
+    Verified {
+        name: Bytes,
+        store: Arc<Store>,
+        same: Option<bool>,
+    },
 }
 
 /// Why the feed does not go on.
@@ -135,6 +159,7 @@ pub fn start(
         splits: Arc::default(),
         entries: HashMap::new(),
         store: cluster.number(),
+        cluster_id: 0,
         revision: 0,
         orders,
         done,
@@ -173,7 +198,11 @@ impl Feed {
                 }
                 Ended::Denied(reason) => {
                     let cluster = &*self.mirror.cluster;
-                    tracing::warn!(cluster, reason, "mirror: off, etcd does not let it watch all keys");
+                    tracing::warn!(
+                        cluster,
+                        reason,
+                        "mirror: off, etcd does not let it watch all keys"
+                    );
                     self.drop_all();
                     DENIED
                 }
@@ -184,7 +213,7 @@ impl Feed {
 
     /// Follows the store from where it was left.
     async fn follow(&mut self) -> Ended {
-        if self.mirror.config().mode == Mode::Off {
+        if self.protection.mirror() == Mode::Off {
             return Ended::Off;
         }
         let mut answer = match self.open().await {
@@ -201,10 +230,7 @@ impl Feed {
                     Ok(None) => Some(self.on_end(&mut answer).await),
                     Err(error) => Some(Ended::Lost(error.to_string())),
                 },
-                Some(order) = self.orders.recv() => {
-                    self.on_order(order);
-                    None
-                }
+                Some(order) = self.orders.recv() => self.on_order(order),
                 Some(done) = self.finished.recv() => {
                     self.on_done(done);
                     None
@@ -221,13 +247,14 @@ impl Feed {
     async fn open(&mut self) -> Result<Answer, Ended> {
         let cluster = self.source.upgrade().ok_or(Ended::Gone)?;
         let lost = |error: crate::upstream::Error| Ended::Lost(error.to_string());
-        let newest = newest(&cluster).await?;
-        if cluster.number() != std::mem::replace(&mut self.store, cluster.number()) {
-            self.revision = 0;
+        let header = newest(&cluster).await?;
+        let newest = header.revision;
+        let another = self.revision > 0 && header.cluster_id != self.cluster_id;
+        if cluster.number() != std::mem::replace(&mut self.store, cluster.number()) || another {
             return Err(Ended::Gap("another store has taken the place of the one before"));
         }
         match self.revision {
-            0 => self.revision = newest,
+            0 => (self.revision, self.cluster_id) = (newest, header.cluster_id),
             known if newest < known => return Err(Ended::Gap("etcd has gone back")),
             known if newest - known > RESUME_MAX => return Err(Ended::Gap("it is too far behind")),
             _ => {}
@@ -305,14 +332,17 @@ impl Feed {
         }
     }
 
-    fn on_order(&mut self, order: Order) {
+    fn on_order(&mut self, order: Order) -> Option<Ended> {
         match order {
             Order::Load { collection, tier } => self.begin_load(collection, tier),
             Order::Drop { collection } => {
                 self.entries.remove(&collection.name);
                 collection.set(State::Cold);
             }
+            // Opening the watch anew compares the stores.
+            Order::Look => return Some(Ended::Lost("etcd answers as another store would".into())),
         }
+        None
     }
 
     fn begin_load(&mut self, collection: Arc<Collection>, tier: Tier) {
@@ -370,7 +400,14 @@ impl Feed {
                 collection.set(State::Ready(Arc::clone(writer.store())));
                 self.entries.insert(name.clone(), Entry::Ready { collection, writer });
                 self.mirror.metrics.loads.inc();
-                tracing::info!(cluster, collection = shown, ?tier, keys, revision, "mirror: loaded");
+                tracing::info!(
+                    cluster,
+                    collection = shown,
+                    ?tier,
+                    keys,
+                    revision,
+                    "mirror: loaded"
+                );
                 self.make_room();
             }
             Err(failed) => {
@@ -392,7 +429,7 @@ impl Feed {
 
     fn on_tick(&mut self, behind_since: &mut Option<Instant>) -> Option<Ended> {
         let Some(cluster) = self.source.upgrade() else { return Some(Ended::Gone) };
-        if self.mirror.config().mode == Mode::Off {
+        if self.protection.mirror() == Mode::Off {
             return Some(Ended::Off);
         }
         if cluster.number() != self.store {
@@ -527,7 +564,11 @@ impl Feed {
 
     fn position(&self, live: bool) {
         self.mirror.metrics.live.set(live.into());
-        self.mirror.set_position(Position { revision: self.revision, live });
+        self.mirror.set_position(Position {
+            revision: self.revision,
+            live,
+            cluster_id: self.cluster_id,
+        });
     }
 }
 
@@ -562,14 +603,14 @@ impl Entry {
     }
 }
 
-/// The revision that the store has.
-async fn newest(cluster: &Cluster) -> Result<i64, Ended> {
+/// What etcd says of its store.
+async fn newest(cluster: &Cluster) -> Result<ResponseHeader, Ended> {
     let key = Bytes::from_static(b"\0");
     let request = RangeRequest { key, count_only: true, ..RangeRequest::default() };
     let asking =
         cluster.ask::<RangeResponse>(Method::Range, &request, HeaderMap::new(), CONTROL, None);
     match asking.await {
-        Ok(Ok(response)) => Ok(response.header.unwrap_or_default().revision),
+        Ok(Ok(response)) => Ok(response.header.unwrap_or_default()),
         Ok(Err(status)) if crate::upstream::is_about_permission(&status) => {
             Err(Ended::Denied(status.message().to_owned()))
         }

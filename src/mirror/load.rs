@@ -107,8 +107,7 @@ impl Source {
         let page_bytes = self.protection.page_bytes();
         let known = self.protection.costs.learnt(&self.gate.cluster, &subject);
         let size = known.filter(|cost| cost.keys > 0).map(|cost| cost.bytes / cost.keys);
-        let mut pages =
-            Pages::new(&self.cluster, &self.splits, calling, request, page_bytes, size);
+        let mut pages = Pages::new(&self.cluster, &self.splits, calling, request, page_bytes, size);
         let mut at = revision;
         loop {
             // Each page waits for its turn, so that a load never holds one for long.

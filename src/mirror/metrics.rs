@@ -24,6 +24,7 @@ pub struct Families {
     bytes: Family<ClusterLabels, Gauge>,
     collections: Family<ClusterLabels, Gauge>,
     answers: Family<ClusterLabels, Counter>,
+    would_answer: Family<ClusterLabels, Counter>,
     passes: Family<PassLabels, Counter>,
     events: Family<ClusterLabels, Counter>,
     loads: Family<ClusterLabels, Counter>,
@@ -42,6 +43,7 @@ pub struct Metrics {
     pub(super) bytes: Gauge,
     pub(super) collections: Gauge,
     pub answers: Counter,
+    pub would_answer: Counter,
     passes: [Counter; Pass::ALL.len()],
     pub(super) events: Counter,
     pub(super) loads: Counter,
@@ -63,16 +65,30 @@ impl Families {
         ] {
             registry.register(name, help, gauge.clone());
         }
-        registry.register_with_unit("held", "Memory of collections", Unit::Bytes, this.bytes.clone());
+        registry.register_with_unit(
+            "held",
+            "Memory of collections",
+            Unit::Bytes,
+            this.bytes.clone(),
+        );
         for (name, help, counter) in [
             ("answers", "Reads that were answered from memory", &this.answers),
+            (
+                "would_answer",
+                "Reads it would have answered, had it not only observed",
+                &this.would_answer,
+            ),
             ("events", "Events that the feed brought", &this.events),
             ("loads", "Collections that were loaded", &this.loads),
             ("loads_failed", "Collections that could not be loaded", &this.loads_failed),
             ("evictions", "Collections or their values given up for memory", &this.evictions),
             ("resets", "Times that all was dropped because the feed could not go on", &this.resets),
             ("verifications", "Comparisons of a collection with etcd", &this.verifications),
-            ("mismatches", "Collections that differed from etcd and were dropped", &this.mismatches),
+            (
+                "mismatches",
+                "Collections that differed from etcd and were dropped",
+                &this.mismatches,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -92,6 +108,7 @@ impl Families {
             bytes: self.bytes.get_or_create(&labels).clone(),
             collections: self.collections.get_or_create(&labels).clone(),
             answers: self.answers.get_or_create(&labels).clone(),
+            would_answer: self.would_answer.get_or_create(&labels).clone(),
             passes: Pass::ALL.map(pass),
             events: self.events.get_or_create(&labels).clone(),
             loads: self.loads.get_or_create(&labels).clone(),

@@ -28,7 +28,7 @@ pub use history::{Event, History, Kind, Limits, Trimmed};
 pub use metrics::{Families, Metrics};
 pub use object::Object;
 pub use range::{Found, Response, Stream, answers};
-pub use reader::{Mirror, Pass, Position};
+pub use reader::{Mirror, Pass, Position, is_collection};
 pub use snapshot::{Snapshot, Tier};
 pub use store::{Change, Store, Writer};
 pub use tree::{Totals, Tree};

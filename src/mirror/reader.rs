@@ -2,8 +2,8 @@
 
 use super::{Collection, Config, Store, Tier, feed::Order, metrics::Metrics};
 use crate::{
-    admission::{Mode, Place},
-    etcd::key_range::KeyRange,
+    admission::Place,
+    etcd::{key_range::KeyRange, proto::etcdserverpb::ResponseHeader},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -36,6 +36,8 @@ pub struct Position {
     pub revision: i64,
     /// Whether it goes on.
     pub live: bool,
+    /// Of the store that is followed.
+    pub cluster_id: u64,
 }
 
 /// Why a read is not answered from memory.
@@ -128,9 +130,8 @@ impl Mirror {
         }
         // Not a slice of somebody's request.
         let name = Bytes::copy_from_slice(&name);
-        let collection = collections
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(Collection::new(name)));
+        let collection =
+            collections.entry(name.clone()).or_insert_with(|| Arc::new(Collection::new(name)));
         Ok(Arc::clone(collection))
     }
 
@@ -165,7 +166,7 @@ impl Mirror {
             _ => {}
         }
         collection.misses.fetch_add(1, Relaxed);
-        if worth_loading && self.config().mode != Mode::Off {
+        if worth_loading {
             self.want(collection, tier);
         }
         Err(if store.is_some() { Pass::Tier } else { Pass::Cold })
@@ -185,6 +186,17 @@ impl Mirror {
         self.orders.try_send(Order::Drop { collection: Arc::clone(collection) }).is_ok()
     }
 
+    /// Whether a header that etcd gave after the feed was at `before` is that of the store that is
+    /// followed. If not, all is dropped.
+    pub fn is_of(&self, header: &ResponseHeader, before: Position) -> bool {
+        let same = header.cluster_id == before.cluster_id && header.revision >= before.revision;
+        if !same && before.live {
+            // The feed looks for itself, and drops what is of another store.
+            let _ = self.orders.try_send(Order::Look);
+        }
+        same
+    }
+
     /// Waits until the feed has reached `revision`, and tells how far it is then.
     ///
     /// # Errors
@@ -199,7 +211,10 @@ impl Mirror {
             let mut following = self.position.subscribe();
             let waiting = following.wait_for(reached);
             let wait_max = self.config().wait_max;
-            *timeout(wait_max, waiting).await.map_err(|_| Pass::Behind)?.map_err(|_| Pass::Behind)?
+            *timeout(wait_max, waiting)
+                .await
+                .map_err(|_| Pass::Behind)?
+                .map_err(|_| Pass::Behind)?
         };
         if position.live { Ok(position.revision) } else { Err(Pass::Behind) }
     }
@@ -209,11 +224,14 @@ impl Mirror {
 /// below a group of resources, or below a single key, belongs to other collections.
 fn is_inside(keys: &KeyRange, name: &Bytes) -> bool {
     let below = below(name);
-    let first = [&below.start[..], b"x/y"].concat();
-    if Place::collection_of(&first) != &name[..] {
-        return false;
-    }
-    keys.as_single().is_some() || keys.start >= below.start && keys.end <= below.end
+    let inside = || keys.start >= below.start && keys.end <= below.end;
+    is_collection(name) && (keys.as_single().is_some() || inside())
+}
+
+/// Whether all keys below `name` belong to one collection of this name.
+pub fn is_collection(name: &[u8]) -> bool {
+    let below = [name, b"/x/y"].concat();
+    !name.is_empty() && Place::collection_of(&below) == name
 }
 
 /// All keys of a collection but its bare name.

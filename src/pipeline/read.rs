@@ -27,7 +27,7 @@ use tonic::Status;
 /// What reads have in common, for all listeners.
 #[derive(Debug)]
 pub struct Reads {
-    protection: Arc<Protection>,
+    pub(super) protection: Arc<Protection>,
     flights: Arc<Flights<Key, Flown>>,
     pinned: Arc<Pinned<Key, Kept>>,
     /// Where to cut the lists of each cluster.
@@ -150,7 +150,7 @@ impl Read {
         self.share().await
     }
 
-    async fn share(self: Arc<Self>) -> Flown {
+    pub(super) async fn share(self: Arc<Self>) -> Flown {
         self.reads.metrics.reads.inc();
         let (flights, worker) = (&self.reads.flights, self.outbound.worker);
         let fly = || Self::flight(Arc::clone(&self));
@@ -215,7 +215,7 @@ impl Read {
     }
 
     /// A request with fields that this build does not know goes to etcd as it came.
-    fn is_understood(&self) -> bool {
+    pub(super) fn is_understood(&self) -> bool {
         let body = self.outbound.body.as_ref().map_or(0, Bytes::len);
         self.request.encoded_len() + grpc::PREFIX_LEN == body
     }
@@ -223,8 +223,12 @@ impl Read {
     /// Whether the answer stays the same for as long as etcd has its revision. To a client that has
     /// a name at etcd it does not: what that may read changes, and only etcd knows.
     fn is_lasting(&self) -> bool {
-        let named = TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name));
-        self.request.revision > 0 && !named
+        self.request.revision > 0 && !self.is_named()
+    }
+
+    /// Whether the client has a name at etcd, by a token; else it is to etcd what Seawall is.
+    pub(super) fn is_named(&self) -> bool {
+        TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name))
     }
 
     fn is_light(&self) -> bool {
@@ -330,7 +334,7 @@ impl Read {
     /// An answer that was kept, if etcd still has its revision, under the header that etcd would
     /// give it now: both are learnt by reading one key at that revision.
     async fn renewed(self: Arc<Self>, kept: &Assembly) -> Flown {
-        let asked = Arc::new(self.at_one_key());
+        let asked = Arc::new(self.at_one_key(self.request.revision));
         let whole = asked.share().await?;
         let Ok(pieces) = &whole.result else { return Ok(whole) };
         let message = grpc::Message::from_framed(pieces.concat().into());
@@ -346,11 +350,11 @@ impl Read {
         }
     }
 
-    /// Whether the first key of the range was there at the revision.
-    fn at_one_key(&self) -> Self {
+    /// The least read of `revision`: the same for all, whatever they want of it.
+    pub(super) fn at_one_key(&self, revision: i64) -> Self {
         let request = RangeRequest {
-            key: self.request.key.clone(),
-            revision: self.request.revision,
+            key: Bytes::from_static(b"\0"),
+            revision,
             count_only: true,
             ..RangeRequest::default()
         };
@@ -359,7 +363,8 @@ impl Read {
         let Kind { shape, class } = Kind::of(Shape::CurrentRevision);
         let keys = Some(KeyRange::single(request.key.clone()));
         let subject = Subject { shape, class, keys, ..self.subject.clone() };
-        Self { request, outbound, subject, ..self.clone() }
+        // A rule for one client must not hold the others up.
+        Self { request, outbound, subject, plan: Plan::default(), ..self.clone() }
     }
 
     fn key(&self) -> Key {

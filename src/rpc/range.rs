@@ -6,7 +6,7 @@ use crate::{
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
     paging::{Pages, Stopped, stream_chunk, stream_end},
-    pipeline::{self, Failure, Gone, Manner, Placed, Read, Responder, Whole},
+    pipeline::{self, Failure, Gone, Manner, NotMirrored, Placed, Read, Responder, Whole},
     upstream,
 };
 use std::sync::Arc;
@@ -54,6 +54,10 @@ pub(super) async fn range(
     };
     let protection = &context.edge.protection;
     let asked = Asked { context: &context, placed, manner, message: &message, subject, plan };
+    let responder = match asked.recall(&request, responder).await {
+        Some(responder) => responder,
+        None => return,
+    };
     if method == Method::RangeStream {
         let here = !placed.cluster.streams_ranges() && protection.pages(&asked.plan);
         return match here {
@@ -68,6 +72,9 @@ pub(super) async fn range(
         false => asked.forward(responder).await,
     }
 }
+
+/// What a client names in `seawall-override` to be answered by etcd itself.
+const MIRROR: &str = "mirror";
 
 /// A range that was asked for, and what is to become of it.
 struct Asked<'c> {
@@ -95,18 +102,57 @@ impl Asked<'_> {
         }
     }
 
+    /// Answers from memory; gives the responder back where that cannot be.
+    async fn recall(&self, request: &RangeRequest, mut responder: Responder) -> Option<Responder> {
+        let call = &self.context.call;
+        if call.overrides.as_deref() == Some(MIRROR) {
+            return Some(responder);
+        }
+        let read = self.read(request.clone());
+        let recalling = read.mirrored(self.placed.mirror());
+        let Ok(recalled) = responder.unless_gone(self.in_time(recalling)).await else {
+            return None;
+        };
+        let streams = call.method == Some(Method::RangeStream);
+        match recalled {
+            None => {
+                responder.status(&status::of(&Error::Upstream(upstream::Error::Deadline)));
+                None
+            }
+            Some(Err(NotMirrored::Pass(_))) => Some(responder),
+            Some(Err(NotMirrored::Refused(refusal))) => {
+                responder.status(&refusal);
+                None
+            }
+            Some(Ok(_)) if streams && refusal(self.subject.shape, request).is_some() => {
+                Some(responder)
+            }
+            Some(Ok(mirrored)) => {
+                if let Some(account) = responder.record.account() {
+                    account.cost = Some(Cost::default());
+                }
+                if streams {
+                    mirrored.stream(responder).await;
+                    return None;
+                }
+                mirrored.send(responder).await.err()
+            }
+        }
+    }
+
+    /// What comes of `work` before the client's deadline.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.context.call.deadline {
+            Some(deadline) => timeout_at(deadline, work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
     /// Answers with what others may get, too.
     async fn share(self, request: RangeRequest, mut responder: Responder) {
-        let reading = Arc::new(self.read(request)).answer();
-        let deadline = self.context.call.deadline;
-        let reading = async {
-            match deadline {
-                Some(deadline) => timeout_at(deadline, reading)
-                    .await
-                    .unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))),
-                None => reading.await,
-            }
-        };
+        let reading = self.in_time(Arc::new(self.read(request)).answer());
+        let reading =
+            async { reading.await.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) };
         match responder.unless_gone(Box::pin(reading)).await {
             Ok(Ok(whole)) => {
                 if let Some(account) = responder.record.account() {

@@ -126,11 +126,7 @@ impl Cluster {
     /// # Errors
     ///
     /// When there is no answer.
-    pub async fn watch(
-        &self,
-        create: WatchCreateRequest,
-        worker: usize,
-    ) -> Result<Answer, Error> {
+    pub async fn watch(&self, create: WatchCreateRequest, worker: usize) -> Result<Answer, Error> {
         let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         let mut outbound = outbound(Method::Watch, &request, worker, Lane::Watch);
         Arc::make_mut(&mut outbound.headers).insert("hasleader", HeaderValue::from_static("true"));
@@ -145,7 +141,12 @@ impl Cluster {
 }
 
 /// A call of our own, ready to be sent.
-pub fn outbound(method: Method, request: &impl prost::Message, worker: usize, lane: Lane) -> Outbound {
+pub fn outbound(
+    method: Method,
+    request: &impl prost::Message,
+    worker: usize,
+    lane: Lane,
+) -> Outbound {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
