@@ -3,7 +3,7 @@
 use super::{
     Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode, Plan,
     Refusal, RefusalKind, Slot, SpaceConfig, Subject,
-    gate::{denied, enter_timed, wait},
+    gate::{pass, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
     writes::WriteGuards,
@@ -464,11 +464,12 @@ impl RunningRule {
         let Some(limits) = self.limits(subject) else { return Ok(()) };
         let units = permit.estimate.units();
         if let Some(bucket) = &limits.cost {
-            wait(self.take(bucket, units, COST, deadline)?.unwrap_or_default()).await;
+            // One that would have been refused has cost nothing, and would have come no further.
+            let Some(delay) = self.take(bucket, units, COST, deadline)? else { return Ok(()) };
             permit.charged.push(Arc::clone(&limits));
+            wait(delay).await;
         }
         let Some(queue) = &limits.concurrency else { return Ok(()) };
-        let mode = self.mode();
         let ticket = super::Ticket {
             flow: Plan::flow(subject),
             priority: super::Priority::Normal,
@@ -476,24 +477,8 @@ impl RunningRule {
             cost: units,
             deadline,
         };
-        let counted = self.counters.of(mode);
-        if mode == Mode::Observe {
-            let (slot, verdict) = queue.observe(&ticket);
-            if verdict.is_some() {
-                counted.delayed.inc();
-            }
-            permit.slots.push(slot);
-            return Ok(());
-        }
-        let (entered, waited) = enter_timed(queue, ticket).await;
-        let slot = entered.map_err(|turned| {
-            counted.refused.inc();
-            denied(&self.name, turned)
-        })?;
-        if waited > Duration::ZERO {
-            counted.delayed.inc();
-        }
-        permit.slots.push(slot);
+        let (passed, _) = pass(queue, &self.name, &self.counters, self.mode(), ticket).await;
+        permit.slots.push(passed?);
         Ok(())
     }
 
