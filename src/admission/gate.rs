@@ -115,12 +115,12 @@ impl Gate {
         self.limiter.lock().reconfigure(min, max, queues.latency_margin);
     }
 
-    fn entry(&self, class: Class) -> Option<&Entry> {
-        Some(match Line::of(class)? {
+    fn entry(&self, line: Line) -> &Entry {
+        match line {
             Line::Reads => &self.reads,
             Line::Writes => &self.writes,
             Line::Lists => &self.lists,
-        })
+        }
     }
 
     /// Waits for the call's turn.
@@ -132,10 +132,10 @@ impl Gate {
         cost: f64,
         deadline: Option<Instant>,
     ) -> Result<Option<Slot>, Denied> {
-        let Some(entry) = self.entry(subject.class).filter(|_| mode != Mode::Off) else {
+        let Some(line) = Line::of(subject.class).filter(|_| mode != Mode::Off) else {
             return Ok(None);
         };
-        if matches!(subject.class, Class::PagedList | Class::HeavyList | Class::Background) {
+        if line == Line::Lists {
             self.busy.notify_one();
         }
         let (weight, priority) = share(subject.class);
@@ -146,7 +146,7 @@ impl Gate {
             cost,
             deadline,
         };
-        entry.enter(mode, ticket).await.map(Some)
+        self.entry(line).enter(mode, ticket).await.map(Some)
     }
 
     /// Resolves when lists begin to pass.

@@ -140,11 +140,6 @@ impl Plan {
         self.exempt |= rule.exempt;
     }
 
-    /// The names of the rules that match.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|running| &*running.name)
-    }
-
     pub(super) fn flow(subject: &Subject) -> Flow {
         Flow::of((&subject.client, &subject.place.collection))
     }
