@@ -329,6 +329,7 @@ mod tests {
         let passed = patient.as_mut().now_or_never();
         assert_eq!(passed.is_none(), mode == Mode::Enforce);
         if passed.is_none() {
+            advance(Duration::from_secs(1)).await;
             drop(running);
             patient.await.expect("its turn");
         }

@@ -262,3 +262,45 @@ impl Plan {
         Flow::of((&subject.client, &subject.place.collection))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Config, Cost, Protection, Rate};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn with_rule(mode: Mode, limit: Limit) -> Arc<Protection> {
+        let rule = Rule { mode, limit, ..Rule::fixture() };
+        let config = Config { rules: vec![rule], ..Config::fixture() };
+        Protection::new(config, &mut Default::default())
+    }
+
+    /// Goes to etcd as a call does, costs this in the end, and tells whether it was let.
+    async fn call(protection: &Protection, cost: Cost) -> bool {
+        let (gate, subject) = (protection.gate(&"main".into()), Subject::fixture("/a"));
+        let Ok(plan) = protection.plan(&gate, &subject, None).await else { return false };
+        let entered = protection.enter(&gate, &subject, &plan, None).await;
+        entered.map(|permit| permit.settle(cost)).is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_have_been_refused_is_not_settled() {
+        let expensive = Cost { keys: 0, bytes: 100_000_000 };
+        let mut figures = Vec::new();
+        for mode in [Mode::Enforce, Mode::Observe] {
+            let cost = Some(Rate { count: 2, period: HOUR });
+            let protection = with_rule(mode, Limit { cost, ..Rule::fixture().limit });
+            assert!(call(&protection, Cost::default()).await);
+            assert_eq!(call(&protection, expensive).await, mode == Mode::Observe);
+            // What the first one took is there again.
+            tokio::time::advance(HOUR).await;
+            assert!(call(&protection, Cost::default()).await);
+            let standings = protection.standings();
+            let rule = standings.iter().find(|standing| standing.protection == "rules.fixture");
+            let rule = rule.expect("it stands");
+            figures.push((rule.refused + rule.would_refuse, rule.delayed + rule.would_delay));
+        }
+        assert_eq!(figures, [(1, 0), (1, 0)]);
+    }
+}
