@@ -63,11 +63,8 @@ impl Protection {
 
     fn check_read_only(&self) -> Result<(), Denied> {
         let current = self.current();
-        let reason = || "nothing may be written".into();
-        let remedy = "switch read_only off";
-        let guards = &current.writes;
-        refuse(current.modes.read_only, &guards.read_only, "read_only", || {
-            (RefusalKind::Forbidden, reason(), remedy)
+        refuse(current.modes.read_only, &current.writes.read_only, "read_only", || {
+            (RefusalKind::Forbidden, "nothing may be written".into(), "switch read_only off")
         })
     }
 

@@ -47,8 +47,9 @@ struct ReadMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     cluster: u64,
-    /// The token by which etcd knows the client.
-    identity: Bytes,
+    /// The metadata that etcd looks at, each value behind its end: no two clients that differ in
+    /// one have the same, since no header holds a line's end.
+    metadata: Bytes,
     /// The request as the client encoded it.
     request: Bytes,
 }
@@ -129,6 +130,9 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Where clients put their token.
 const TOKENS: [&str; 2] = ["token", "authorization"];
+
+/// By which a client has a member refuse that has no leader.
+const HAS_LEADER: &str = "hasleader";
 
 /// Whether several may get one answer to `request`, of this kind: not the question whether etcd
 /// works, and not what a member may answer by itself, which promises nothing.
@@ -368,14 +372,9 @@ impl Read {
     }
 
     fn key(&self) -> Key {
-        let identity: Vec<_> = TOKENS
-            .iter()
-            .filter_map(|name| self.outbound.headers.get(*name))
-            .flat_map(|token| token.as_bytes())
-            .copied()
-            .collect();
         let request = self.outbound.body.clone().unwrap_or_default();
-        Key { cluster: self.cluster.number(), identity: identity.into(), request }
+        let metadata = looked_at(&self.outbound.headers);
+        Key { cluster: self.cluster.number(), metadata, request }
     }
 }
 
@@ -385,6 +384,18 @@ const ATTEMPTS: u32 = 3;
 /// Another cluster id is another store, whose history is another one, as is one that has gone back.
 fn is_same_store(now: &ResponseHeader, before: &ResponseHeader) -> bool {
     now.cluster_id == before.cluster_id && now.revision >= before.revision
+}
+
+/// What etcd makes an answer depend on besides the request, in a form that tells all of it apart.
+fn looked_at(headers: &HeaderMap) -> Bytes {
+    let mut metadata = Vec::new();
+    for name in TOKENS.into_iter().chain([HAS_LEADER]) {
+        if let Some(value) = headers.get(name) {
+            metadata.extend_from_slice(value.as_bytes());
+        }
+        metadata.push(b'\n');
+    }
+    metadata.into()
 }
 
 fn fit(held: &mut Held, bytes: u64) {
@@ -425,5 +436,33 @@ impl Census for Counting<'_> {
             counted.ok()?.ok().map(|response| response.count.max(0) as u64)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_differs_in_what_etcd_looks_at_shares_nothing() {
+        let of = |headers: &[(&'static str, &'static str)]| {
+            let parsed = headers.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), value.parse().expect("a header"))
+            });
+            looked_at(&parsed.collect())
+        };
+        let told_apart = [
+            of(&[]),
+            of(&[("token", "a")]),
+            of(&[("authorization", "a")]),
+            of(&[("token", "ab")]),
+            of(&[("token", "a"), ("authorization", "b")]),
+            of(&[("hasleader", "true")]),
+            of(&[("token", "a"), ("hasleader", "true")]),
+        ];
+        for (index, one) in told_apart.iter().enumerate() {
+            assert_eq!(told_apart.iter().position(|other| other == one), Some(index));
+        }
+        assert_eq!(of(&[("user-agent", "a")]), of(&[]));
     }
 }
