@@ -4,6 +4,7 @@
 //! [`History`] what has happened to it; both belong to its [`Store`], which one [`Writer`] changes
 //! and everybody reads without waiting.
 
+mod cursor;
 mod history;
 #[cfg(test)]
 mod model;
@@ -13,6 +14,7 @@ mod snapshot;
 mod store;
 mod tree;
 
+pub use cursor::{Batch, Behind, EventMessage, Watcher};
 pub use history::{Event, History, Kind, Limits, Trimmed};
 pub use object::Object;
 pub use range::{Found, Response, Stream, answers};

@@ -49,7 +49,8 @@ enum Selection {
 
 impl Found {
     /// Answers a request for keys that all lie in the collection, and for the revision of the
-    /// snapshot. `None` where only etcd can: see [`answers`], and [`order`] for equal objects.
+    /// snapshot. `None` where only etcd can: see [`answers`], and where the order of equal objects
+    /// would show.
     pub fn of(snapshot: &Snapshot, request: &RangeRequest) -> Option<Self> {
         if !answers(request, snapshot.tier) {
             return None;

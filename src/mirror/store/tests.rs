@@ -30,7 +30,7 @@ proptest! {
         let store = writer.store();
         prop_assert!(holds(&store.snapshot(), model.state(newest)));
         for revision in load..=newest {
-            prop_assert!(holds(&*store.at(revision).expect("remembered"), model.state(revision)));
+            prop_assert!(holds(&store.at(revision).expect("remembered"), model.state(revision)));
         }
         if load < newest {
             prop_assert_eq!(store.at(load - 1).expect_err("before the load"), Trimmed { floor: load });
