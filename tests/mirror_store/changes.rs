@@ -47,7 +47,7 @@ fn put(random: &mut StdRng, key: impl Fn(&mut StdRng) -> Bytes, lease: i64) -> P
         1 => 0,
         _ => random.random_range(1..200),
     };
-    let value = vec![random.random_range(b'a'..b'z'); size].into();
+    let value = vec![random.random_range(b'a'..=b'z'); size].into();
     let lease = if random.random_bool(0.3) { lease } else { 0 };
     PutRequest { key: key(random), value, lease, ..PutRequest::default() }
 }
