@@ -1,6 +1,6 @@
 //! What has happened to a collection lately.
 
-use super::object::Object;
+use super::{object::Object, snapshot::Tier};
 use std::{collections::VecDeque, sync::Arc};
 
 /// One change of one key.
@@ -48,6 +48,8 @@ pub struct History {
     floor: i64,
     bytes: usize,
     limits: Limits,
+    /// What the collection itself keeps of objects that were put.
+    tier: Tier,
 }
 
 #[derive(Debug)]
@@ -59,8 +61,8 @@ struct Remembered {
 
 impl History {
     /// Of a collection that was loaded at this revision.
-    pub fn new(floor: i64, limits: Limits) -> Self {
-        Self { events: VecDeque::new(), floor, bytes: 0, limits }
+    pub(super) fn new(floor: i64, tier: Tier, limits: Limits) -> Self {
+        Self { events: VecDeque::new(), floor, bytes: 0, limits, tier }
     }
 
     /// The oldest revision whose state can be told.
@@ -94,14 +96,21 @@ impl History {
         Ok(self.events.range(start..).map(|past| &past.event))
     }
 
-    /// Adds an event that is not older than the last one. `snapshot_holds` says whether the
-    /// collection itself keeps the event's object. The limits are kept by [`Self::trim`].
-    pub(super) fn push(&mut self, event: Event, snapshot_holds: bool) {
-        let own = if snapshot_holds { 0 } else { event.object.weight() };
-        let prev = event.prev.as_ref().map_or(0, |prev| prev.weight());
-        let bytes = size_of::<Remembered>() + own + prev;
+    /// Adds an event that is not older than the last one. The limits are kept by [`Self::trim`].
+    pub(super) fn push(&mut self, event: Event) {
+        let bytes = kept_bytes(&event, self.tier);
         self.bytes += bytes;
         self.events.push_back(Remembered { event, bytes });
+    }
+
+    /// Weighs its events anew, as the collection keeps more or less of them from now on.
+    pub(super) fn set_tier(&mut self, tier: Tier) {
+        self.tier = tier;
+        for past in &mut self.events {
+            past.bytes = kept_bytes(&past.event, tier);
+        }
+        self.bytes = self.events.iter().map(|past| past.bytes).sum();
+        self.trim();
     }
 
     /// Forgets the oldest revisions until the rest is within the limits.
@@ -113,4 +122,12 @@ impl History {
             self.floor = oldest;
         }
     }
+}
+
+/// Bytes that an event keeps and the collection does not. An object that was replaced is counted with
+/// the event that replaced it.
+fn kept_bytes(event: &Event, tier: Tier) -> usize {
+    let is_kept_anyway = event.kind == Kind::Put && tier == Tier::Value;
+    let own = if is_kept_anyway { 0 } else { event.object.weight() };
+    size_of::<Remembered>() + own + event.prev.as_ref().map_or(0, |prev| prev.weight())
 }

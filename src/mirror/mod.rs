@@ -7,6 +7,7 @@
 mod batch;
 mod collection;
 mod config;
+mod cursor;
 mod feed;
 mod history;
 mod load;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use collection::{Collection, State};
 pub use config::Config;
+pub use cursor::{Batch, Behind, EventMessage, Watcher};
 pub use feed::{Running, start};
 pub use history::{Event, History, Kind, Limits, Trimmed};
 pub use metrics::{Families, Metrics};

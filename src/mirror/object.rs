@@ -207,7 +207,7 @@ mod tests {
     fn is_the_field_of_a_response() {
         let kv = key_value(&[b'v'; 200]);
         let object = Object::parse(&kv.encode_to_vec()).expect("a key-value");
-        assert_eq!(object.field(), response(kv.clone()));
+        assert_eq!(object.field(), response(kv));
         assert_eq!((object.key(), object.value()), (&b"/k"[..], Some(&[b'v'; 200][..])));
         assert_eq!((object.create_revision, object.mod_revision), (3, 300));
         assert_eq!((object.version, object.lease), (2, -7));

@@ -34,7 +34,7 @@ pub fn answers(request: &RangeRequest, tier: Tier) -> bool {
 pub struct Found {
     selection: Selection,
     keys_only: bool,
-    bytes: usize,
+    totals: Totals,
     pub more: bool,
     /// Keys in the range, whatever limit and filters leave of them.
     pub count: i64,
@@ -49,7 +49,8 @@ enum Selection {
 
 impl Found {
     /// Answers a request for keys that all lie in the collection, and for the revision of the
-    /// snapshot. `None` where only etcd can: see [`answers`], and [`order`] for equal objects.
+    /// snapshot. `None` where only etcd can: see [`answers`], and where the order of equal objects
+    /// would show.
     pub fn of(snapshot: &Snapshot, request: &RangeRequest) -> Option<Self> {
         if !answers(request, snapshot.tier) {
             return None;
@@ -63,17 +64,13 @@ impl Found {
             let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
             select(objects, ranks, request, limit.unwrap_or(usize::MAX))?
         };
-        let totals = selection.totals();
-        let bytes = if request.keys_only { totals.keys_bytes } else { totals.bytes };
-        Some(Self { selection, keys_only: request.keys_only, bytes, more, count: count as i64 })
+        let (totals, keys_only) = (selection.totals(), request.keys_only);
+        Some(Self { selection, keys_only, totals, more, count: count as i64 })
     }
 
     /// Number of key-values.
     pub fn len(&self) -> usize {
-        match &self.selection {
-            Selection::Ranks(_, ranks) => ranks.len(),
-            Selection::List(objects) => objects.len(),
-        }
+        self.totals.count
     }
 
     pub fn is_empty(&self) -> bool {
@@ -82,7 +79,13 @@ impl Found {
 
     /// Bytes of the key-values as they are sent.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        if self.keys_only { self.totals.keys_bytes } else { self.totals.bytes }
+    }
+
+    /// Whether it tells of a lease without the value beside it. etcd does so before 3.7; since then it
+    /// answers from its index, which does not know leases.
+    pub fn shows_leases_of_keys(&self) -> bool {
+        self.keys_only && self.totals.leased > 0
     }
 }
 

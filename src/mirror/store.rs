@@ -12,6 +12,7 @@ use super::{
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// A collection as readers see it.
 ///
@@ -22,6 +23,8 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Locked for as long as a few thousand events take to be looked at, and never across an await.
     history: RwLock<History>,
+    /// Of the last change.
+    revision: watch::Sender<i64>,
 }
 
 /// What etcd says about one key: the `kv` of an event.
@@ -58,6 +61,11 @@ impl Store {
         newest.at(revision, &self.history.read()).map(Arc::new)
     }
 
+    /// Tells of changes, by the revision of the last one, once they can be read.
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.revision.subscribe()
+    }
+
     /// Looks at the history. The writer waits meanwhile.
     pub fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.history.read())
@@ -81,7 +89,8 @@ impl Writer {
         let next = Snapshot { revision, tier, objects: Tree::from_sorted(objects) };
         let store = Store {
             snapshot: ArcSwap::from_pointee(next.clone()),
-            history: RwLock::new(History::new(revision, limits)),
+            history: RwLock::new(History::new(revision, tier, limits)),
+            revision: watch::Sender::new(revision),
         };
         Self { store: Arc::new(store), next }
     }
@@ -104,13 +113,35 @@ impl Writer {
             return;
         }
         let mut history = self.store.history.write();
-        for event in events {
-            let held = event.kind == Kind::Put && self.next.tier == Tier::Value;
-            history.push(event, held);
-        }
+        events.into_iter().for_each(|event| history.push(event));
         history.trim();
         drop(history);
         self.publish();
+    }
+
+    /// Takes up the values that a later load has brought, in the order of their keys. All that
+    /// happened up to the load's revision must have been applied.
+    ///
+    /// # Errors
+    ///
+    /// When what has happened since is not remembered; nothing changes then.
+    pub fn load_values(
+        &mut self,
+        objects: impl IntoIterator<Item = Object>,
+        revision: i64,
+    ) -> Result<(), Trimmed> {
+        let mut objects = Tree::from_sorted(objects.into_iter().map(Arc::new));
+        for event in self.store.history.read().after(revision)? {
+            match event.kind {
+                Kind::Put => objects.put(Arc::clone(&event.object)),
+                Kind::Delete => objects.remove(event.object.key()),
+            };
+        }
+        let revision = self.next.revision.max(revision);
+        self.next = Snapshot { revision, tier: Tier::Value, objects };
+        self.store.history.write().set_tier(Tier::Value);
+        self.publish();
+        Ok(())
     }
 
     fn change(&mut self, Change { kind, object }: Change) -> Event {
@@ -125,9 +156,10 @@ impl Writer {
         Event { kind, object, prev }
     }
 
-    /// Gives the values up. Events that have theirs keep them.
+    /// Gives the values up. Events that have theirs keep them, within the limits of the history.
     pub fn drop_values(&mut self) {
         self.next.tier = Tier::Index;
+        self.store.history.write().set_tier(Tier::Index);
         let bare = self.next.objects.from_rank(0).map(|object| Arc::new(object.without_value()));
         self.next.objects = Tree::from_sorted(bare);
         self.publish();
@@ -135,6 +167,7 @@ impl Writer {
 
     fn publish(&self) {
         self.store.snapshot.store(Arc::new(self.next.clone()));
+        self.store.revision.send_replace(self.next.revision);
     }
 }
 

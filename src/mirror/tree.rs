@@ -33,6 +33,8 @@ pub struct Totals {
     pub bytes: usize,
     /// Bytes of the `kvs` fields as `keys_only` has them.
     pub keys_bytes: usize,
+    /// Objects that a lease holds.
+    pub leased: usize,
 }
 
 impl Tree {
@@ -154,7 +156,12 @@ impl Tree {
 
 impl Totals {
     pub(super) fn of(object: &Object) -> Self {
-        Self { count: 1, bytes: object.length(false), keys_bytes: object.length(true) }
+        Self {
+            count: 1,
+            bytes: object.length(false),
+            keys_bytes: object.length(true),
+            leased: usize::from(object.lease != 0),
+        }
     }
 }
 
@@ -166,6 +173,7 @@ impl Add for Totals {
             count: self.count + other.count,
             bytes: self.bytes + other.bytes,
             keys_bytes: self.keys_bytes + other.keys_bytes,
+            leased: self.leased + other.leased,
         }
     }
 }
@@ -178,6 +186,7 @@ impl Sub for Totals {
             count: self.count - other.count,
             bytes: self.bytes - other.bytes,
             keys_bytes: self.keys_bytes - other.keys_bytes,
+            leased: self.leased - other.leased,
         }
     }
 }

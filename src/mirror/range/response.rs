@@ -40,7 +40,7 @@ impl Found {
     pub fn response(self, header: &[u8]) -> Option<Response> {
         let tail = range_response::tail(self.more, self.count);
         let header_length = wire::bytes_field_length(1, header.len());
-        let length = header_length + self.bytes + tail.len();
+        let length = header_length + self.bytes() + tail.len();
         if length > MESSAGE_MAX {
             return None;
         }
@@ -125,9 +125,8 @@ struct KeyValues {
 
 impl KeyValues {
     fn of(found: Found) -> Self {
-        let number = found.len();
-        let Found { selection, keys_only, bytes, .. } = found;
-        Self { selection, keys_only, sent: 0, number, bytes }
+        let (number, bytes) = (found.len(), found.bytes());
+        Self { selection: found.selection, keys_only: found.keys_only, sent: 0, number, bytes }
     }
 
     /// Appends whole fields while `out` has room for them, at least one if it is empty, and none that

@@ -30,7 +30,7 @@ proptest! {
         let store = writer.store();
         prop_assert!(holds(&store.snapshot(), model.state(newest)));
         for revision in load..=newest {
-            prop_assert!(holds(&*store.at(revision).expect("remembered"), model.state(revision)));
+            prop_assert!(holds(&store.at(revision).expect("remembered"), model.state(revision)));
         }
         if load < newest {
             prop_assert_eq!(store.at(load - 1).expect_err("before the load"), Trimmed { floor: load });
@@ -78,19 +78,48 @@ fn a_state_before_values_were_given_up_has_what_is_left() {
 }
 
 #[test]
+fn values_are_taken_up_from_a_load_and_what_has_happened_since() {
+    let model = Model::of(&[
+        Txn::from([(1, Some(b"a".to_vec())), (2, Some(b"b".to_vec()))]),
+        Txn::from([(2, None), (3, Some(b"c".to_vec()))]),
+        Txn::from([(1, Some(b"d".to_vec()))]),
+    ]);
+    let loaded = |revision| model.state(revision).values().map(object);
+    let mut writer = model.load(2, Tier::Index, Limits { events: 3, ..LIMITS });
+    let changes = writer.store().changes();
+    writer.apply(model.changes(3..=4));
+    assert_eq!(*changes.borrow(), 4);
+    for revision in 2..=4 {
+        writer.drop_values();
+        writer.load_values(loaded(revision), revision).expect("remembered");
+        let snapshot = writer.store().snapshot();
+        assert_eq!((snapshot.tier, snapshot.revision), (Tier::Value, 4));
+        assert!(holds(&snapshot, model.state(4)));
+    }
+    writer.drop_values();
+    assert_eq!(writer.load_values(loaded(1), 1), Err(Trimmed { floor: 2 }));
+    assert_eq!(writer.store().snapshot().tier, Tier::Index);
+}
+
+#[test]
 fn the_history_weighs_what_only_it_keeps() {
     let model = puts(&[1, 1, 2]);
     let weigh = |tier| {
         let mut writer = model.load(2, tier, LIMITS);
         let empty = writer.store().bytes();
         writer.apply(model.changes(3..=4));
-        (empty, writer.store().snapshot().bytes(), writer.store().history(History::bytes))
+        let weighed =
+            (empty, writer.store().snapshot().bytes(), writer.store().history(History::bytes));
+        writer.drop_values();
+        (weighed, writer.store().history(History::bytes))
     };
     let own = object(&model.state(4).values().next().expect("a key").clone()).weight();
-    let (empty, full, history) = weigh(Tier::Value);
+    let ((empty, full, history), dropped) = weigh(Tier::Value);
     assert_eq!((empty, full), (own, 2 * own));
-    let (bare, _, with_values) = weigh(Tier::Index);
-    assert_eq!(with_values - history, 2 * own + bare - own);
+    // Two events' own objects more; the one that was replaced is counted once.
+    assert_eq!(dropped - history, 2 * own);
+    let ((bare, _, with_values), same) = weigh(Tier::Index);
+    assert_eq!((with_values - history, same), (2 * own + bare - own, with_values));
 }
 
 #[test]

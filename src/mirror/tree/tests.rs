@@ -10,7 +10,8 @@ fn key(number: u16) -> String {
 
 fn object(number: u16, size: u8) -> Arc<Object> {
     let value = vec![b'v'; size.into()].into();
-    let kv = KeyValue { key: key(number).into(), value, ..KeyValue::default() };
+    let lease = i64::from(size % 2);
+    let kv = KeyValue { key: key(number).into(), value, lease, ..KeyValue::default() };
     Arc::new(Object::parse(&kv.encode_to_vec()).expect("a key-value"))
 }
 
@@ -33,6 +34,8 @@ fn agrees(tree: &Tree, model: &BTreeMap<u16, u8>, probes: &[u16]) -> Result<(), 
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// `None` removes. Enough keys for three levels; removals in a row make nodes join.
     #[test]
     fn is_an_ordered_set_that_counts(
