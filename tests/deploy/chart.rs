@@ -10,7 +10,7 @@ const CHART: &str = "deploy/helm/seawall";
 
 /// What the chart makes of these values, or nothing where there is no helm.
 fn render(values: &[&str]) -> Result<Option<Vec<String>>> {
-    let Some(helm) = tool("helm", "the chart was NOT rendered") else { return Ok(None) };
+    let Some(helm) = tool("helm", "helm", "the chart was NOT rendered") else { return Ok(None) };
     let mut args = vec!["template", "seawall", CHART, "--namespace", "seawall"];
     args.extend(values.iter().flat_map(|value| ["--set", *value]));
     let (rendered, _) = run(helm, &args)?;
@@ -38,7 +38,7 @@ fn the_manifests_are_what_the_chart_makes() -> Result<()> {
 
 #[test]
 fn helm_finds_nothing_wrong_with_the_chart() -> Result<()> {
-    let Some(helm) = tool("helm", "the chart was NOT linted") else { return Ok(()) };
+    let Some(helm) = tool("helm", "helm", "the chart was NOT linted") else { return Ok(()) };
     for kind in ["kind=Deployment", "kind=DaemonSet"] {
         run(&helm, &["lint", "--strict", CHART, "--set", kind])?;
     }
@@ -82,7 +82,7 @@ fn pods_get_a_sound_configuration_and_time_to_drain() -> Result<()> {
 
 #[test]
 fn a_wrong_configuration_is_not_rendered() -> Result<()> {
-    let Some(helm) = tool("helm", "wrong values of the chart were NOT tried") else {
+    let Some(helm) = tool("helm", "helm", "wrong values of the chart were NOT tried") else {
         return Ok(());
     };
     for (value, expected) in [

@@ -111,6 +111,11 @@ fn the_static_pod_fits_the_layouts() -> Result<()> {
         let probed = format!("host: 127.0.0.1, port: {}, path: /livez", admin.address.port());
         ensure!(pod.contains(&probed), "kubelet does not look at /livez");
     }
+    let kubeadm = read("deploy/static-pod/kubeadm-config.yaml")?;
+    ensure!(
+        kubeadm.contains("value: https://127.0.0.1:23790\n"),
+        "kubeadm is told another address"
+    );
     let patience = pod.lines().find_map(|line| {
         line.trim().strip_prefix("terminationGracePeriodSeconds: ")?.parse::<u64>().ok()
     });

@@ -2,9 +2,14 @@
 //! that it is for. What a machine lacks for it is told at the end of `make test`.
 
 mod chart;
+mod container;
 mod guides;
 mod layouts;
 mod monitoring;
+// Each of the test programs that share it uses a part.
+#[allow(dead_code)]
+#[path = "../failover/operator.rs"]
+mod operator;
 mod package;
 mod service;
 
@@ -56,16 +61,15 @@ fn is_installed(program: &str) -> bool {
     env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// A program that `scripts/deploy-tools` obtains. Where it is not there, what it would have checked
+/// A program of what `scripts/deploy-tools` obtains. Where it is not there, what it would have checked
 /// is told.
-fn tool(name: &str, unchecked: &str) -> Option<PathBuf> {
-    let path = tools().join(name).join("bin").join(name);
+fn tool(package: &str, program: &str, unchecked: &str) -> Option<PathBuf> {
+    let path = tools().join(package).join("bin").join(program);
     if path.exists() {
         return Some(path);
     }
-    skipped(&format!(
-        "{unchecked}: there is no {name}, which `scripts/deploy-tools {name}` obtains"
-    ));
+    let advice = format!("`scripts/deploy-tools {package}` obtains");
+    skipped(&format!("{unchecked}: there is no {program}, which {advice}"));
     None
 }
 

@@ -1,9 +1,18 @@
 //! Alert rules and the dashboard.
 
-use crate::{read, run, scratch, tool};
+use crate::{DEADLINE, operator, read, repo, run, scratch, seawall, tool};
 use anyhow::{Context, Result, ensure};
+use etcd_client::Client;
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
 use serde_json::Value;
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+};
+use tokio::process::{Child, Command};
 
 const RULES: &str = "deploy/prometheus/alerts.yaml";
 
@@ -43,8 +52,11 @@ fn expressions(dashboard: &Value) -> Result<Vec<(&str, &str)>> {
 
 #[test]
 fn each_alert_is_raised_by_what_it_is_about() -> Result<()> {
-    let Some(promtool) = tool("promtool", "the alert rules were NOT tried") else { return Ok(()) };
+    let Some(promtool) = tool("prometheus", "promtool", "the alert rules were NOT tried") else {
+        return Ok(());
+    };
     run(&promtool, &["check", "rules", "--lint-fatal", RULES])?;
+    run(&promtool, &["check", "config", "deploy/prometheus/prometheus.yaml"])?;
     run(&promtool, &["test", "rules", "deploy/prometheus/alerts_test.yaml"])?;
     Ok(())
 }
@@ -103,7 +115,9 @@ fn the_dashboard_is_sound() -> Result<()> {
         }
         ensure!(ids.insert(panel["id"].as_u64()), "{} has another's id", panel["title"]);
     }
-    let Some(promtool) = tool("promtool", "the dashboard's expressions were NOT parsed") else {
+    let Some(promtool) =
+        tool("prometheus", "promtool", "the dashboard's expressions were NOT parsed")
+    else {
         return Ok(());
     };
     let file = scratch("dashboard")?.join("rules.yaml");
@@ -115,5 +129,84 @@ fn the_dashboard_is_sound() -> Result<()> {
     }
     fs::write(&file, rules)?;
     run(promtool, &["check".as_ref(), "rules".as_ref(), file.as_os_str()])?;
+    Ok(())
+}
+
+/// A Prometheus that reads this Seawall as `prometheus.yaml` says, only more often.
+fn prometheus(program: &Path, admin: SocketAddr) -> Result<(Child, SocketAddr)> {
+    let dir = scratch("prometheus")?;
+    let config = read("deploy/prometheus/prometheus.yaml")?
+        .replace("15s", "250ms")
+        .replace("127.0.0.1:23791", &admin.to_string())
+        .replace("alerts.yaml", &repo().join(RULES).display().to_string());
+    fs::write(dir.join("prometheus.yaml"), config)?;
+    // It takes no port of 0 whose number it would tell.
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let child = Command::new(program)
+        .arg(format!("--config.file={}", dir.join("prometheus.yaml").display()))
+        .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok((child, address))
+}
+
+async fn ask(prometheus: SocketAddr, path: &str) -> Result<Value> {
+    let (code, body) = operator::get(prometheus, path).await?;
+    ensure!(code == 200, "{path} answers {code}: {body}");
+    Ok(serde_json::from_str(&body)?)
+}
+
+/// How many series an expression has now.
+async fn series(prometheus: SocketAddr, expression: &str) -> Result<usize> {
+    let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer = ask(prometheus, &format!("/api/v1/query?query={encoded}")).await?;
+    Ok(answer["data"]["result"].as_array().context("a result")?.len())
+}
+
+/// Some calls of each kind, so that each metric has a sample.
+async fn use_seawall(seawall: &SeawallProcess) -> Result<Client> {
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/registry/pods/default/a", "v", None).await?;
+    client.get("/registry/pods/default/a", None).await?;
+    client.watch("/registry/pods/default/a", None).await?;
+    Ok(client)
+}
+
+#[tokio::test]
+async fn prometheus_reads_seawall_and_raises_no_alert() -> Result<()> {
+    let unchecked = "panels and alerts were NOT tried with a Prometheus";
+    let Some(program) = tool("prometheus", "prometheus", unchecked) else { return Ok(()) };
+    let cluster = Cluster::single().await?;
+    let endpoint = cluster.member(0).endpoint();
+    let builder = SeawallProcess::builder().binary(seawall());
+    let seawall = builder.args(["--upstream", &endpoint]).start().await?;
+    let _client = use_seawall(&seawall).await?;
+    let (_prometheus, address) = prometheus(&program, seawall.admin()?)?;
+    eventually(DEADLINE, "Prometheus to have read it twice", async || {
+        ensure!(
+            series(address, "count_over_time(up{job=\"seawall\"}[1m]) > 1 and up == 1").await? == 1
+        );
+        Ok(())
+    })
+    .await?;
+    let dashboard = dashboard()?;
+    for (title, expression) in expressions(&dashboard)? {
+        let expression = expression.replace("$__rate_interval", "1m");
+        let expression = expression.replace("$instance", ".*").replace("$cluster", ".*");
+        let found = series(address, &expression).await.with_context(|| title.to_owned())?;
+        // What shows only what is wrong shows nothing.
+        let about_trouble = ["> 0", "!="].iter().any(|text| expression.contains(text));
+        ensure!(found > 0 || about_trouble, "{title} shows nothing: {expression}");
+    }
+    let rules = eventually(DEADLINE, "rules to be evaluated", async || {
+        let rules = ask(address, "/api/v1/rules").await?.to_string();
+        ensure!(!rules.contains(r#""health":"unknown""#));
+        Ok(rules)
+    })
+    .await?;
+    ensure!(!rules.contains(r#""health":"err""#), "{rules}");
+    ensure!(series(address, r#"ALERTS{alertstate="firing"}"#).await? == 0, "a Seawall that is well raises an alert");
     Ok(())
 }

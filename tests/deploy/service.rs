@@ -108,7 +108,9 @@ fn root_with_unit() -> Result<PathBuf> {
 
 #[test]
 fn systemd_takes_the_unit_and_finds_it_hardened() -> Result<()> {
-    let Some(analyze) = tool("systemd-analyze", "the service of systemd was NOT verified") else {
+    let Some(analyze) =
+        tool("systemd", "systemd-analyze", "the service of systemd was NOT verified")
+    else {
         return Ok(());
     };
     let root = root_with_unit()?;
