@@ -207,6 +207,9 @@ async fn prometheus_reads_seawall_and_raises_no_alert() -> Result<()> {
     })
     .await?;
     ensure!(!rules.contains(r#""health":"err""#), "{rules}");
-    ensure!(series(address, r#"ALERTS{alertstate="firing"}"#).await? == 0, "a Seawall that is well raises an alert");
+    ensure!(
+        series(address, r#"ALERTS{alertstate="firing"}"#).await? == 0,
+        "a Seawall that is well raises an alert"
+    );
     Ok(())
 }
