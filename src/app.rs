@@ -8,6 +8,7 @@ use crate::{
     config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
     listener::{self, Listener},
+    mirror,
     pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
     rpc::{Common, Edge, Page},
@@ -72,14 +73,14 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub struct App {
     settings: Settings,
-    clusters: HashMap<String, Arc<Cluster>>,
+    backends: Backends,
     listeners: Vec<Arc<Listener>>,
     admin: Option<SocketAddr>,
     signals: Signals,
     protection: Arc<Protection>,
     reads: Arc<Reads>,
     attribution: Arc<Attribution>,
-    upstream_metrics: upstream::Metrics,
+    families: Families,
     workers: Arc<Workers>,
     /// Accepting, and the operator's port.
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -97,7 +98,10 @@ impl App {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
         let ours = registry.sub_registry_with_prefix("seawall");
-        let upstream_metrics = upstream::Metrics::register(ours);
+        let families = Families {
+            upstream: upstream::Metrics::register(ours),
+            mirror: mirror::Families::register(ours),
+        };
         let listener_metrics = listener::Metrics::register(ours);
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
         let attribution = Attribution::new(settings.attribution.clone(), settings.workers, ours);
@@ -107,7 +111,7 @@ impl App {
 
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
-        let clusters = start_clusters(&settings, &HashMap::new(), &upstream_metrics, &protection)?;
+        let backends = start_backends(&settings, &Backends::new(), &families, &protection)?;
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
             move || metrics_text(&registry)
@@ -122,7 +126,7 @@ impl App {
         };
         let mut listeners = Vec::new();
         for settings in &settings.listeners {
-            let topology = topology(settings, &clusters, &protection)?;
+            let topology = topology(settings, &backends, &protection)?;
             let edge = Edge::new(topology, settings.listener.request_bytes_max, common.clone());
             let config = settings.listener.clone();
             listeners.push(Arc::new(Listener::bind(config, Arc::new(edge), &listener_metrics)?));
@@ -144,14 +148,14 @@ impl App {
             protection: Arc::clone(&protection),
         };
         let mut app = Self {
-            clusters,
+            backends,
             listeners,
             admin: None,
             signals,
             protection,
             reads,
             attribution,
-            upstream_metrics,
+            families,
             workers,
             tasks: Vec::new(),
             accepting: Vec::new(),
@@ -249,12 +253,12 @@ impl App {
     /// When a file cannot be used; then nothing has changed.
     pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
         // All that can fail comes first.
-        let (metrics, protection) = (&self.upstream_metrics, &self.protection);
-        let clusters = start_clusters(&settings, &self.clusters, metrics, protection)?;
+        let (families, protection) = (&self.families, &self.protection);
+        let backends = start_backends(&settings, &self.backends, families, protection)?;
         let topologies: Vec<_> = settings
             .listeners
             .iter()
-            .map(|listener| topology(listener, &clusters, protection))
+            .map(|listener| topology(listener, &backends, protection))
             .collect::<Result<_, _>>()?;
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;
@@ -264,8 +268,8 @@ impl App {
             self.listeners.iter().zip(topologies).zip(running)
         {
             let moved = topology.clusters.iter().any(|cluster| {
-                let before = self.clusters.get(&*cluster.name);
-                before.is_none_or(|before| !Arc::ptr_eq(before, cluster))
+                let before = self.backends.get(&*cluster.name);
+                before.is_none_or(|before| !Arc::ptr_eq(&before.cluster, cluster))
             });
             let same = (&before.default, &before.routes, &before.advertise)
                 == (&after.default, &after.routes, &after.advertise);
@@ -276,7 +280,10 @@ impl App {
         self.protection.apply(settings.protection.clone());
         self.reads.reconfigure();
         self.attribution.reconfigure(settings.attribution.clone());
-        self.clusters = clusters;
+        for backend in backends.values() {
+            backend.running.mirror.reconfigure(settings.mirror.clone());
+        }
+        self.backends = backends;
         self.settings = settings;
         Ok(())
     }
@@ -292,24 +299,44 @@ impl App {
     }
 }
 
+/// An etcd cluster and what is held of it.
+#[derive(Debug, Clone)]
+struct Backend {
+    cluster: Arc<Cluster>,
+    running: Arc<mirror::Running>,
+}
+
+/// By the names of clusters.
+type Backends = HashMap<String, Backend>;
+
+/// What is counted of clusters.
+#[derive(Debug)]
+struct Families {
+    upstream: upstream::Metrics,
+    mirror: mirror::Families,
+}
+
 /// The clusters of `settings`; those whose settings have not changed stay the ones in `running`.
-fn start_clusters(
+fn start_backends(
     settings: &Settings,
-    running: &HashMap<String, Arc<Cluster>>,
-    metrics: &upstream::Metrics,
+    running: &Backends,
+    families: &Families,
     protection: &Arc<Protection>,
-) -> anyhow::Result<HashMap<String, Arc<Cluster>>> {
+) -> anyhow::Result<Backends> {
     let start = |config: &upstream::Config| {
         let name = config.name.clone();
-        if let Some(cluster) = running.get(&name).filter(|cluster| *cluster.settings == *config) {
-            return Ok((name, Arc::clone(cluster)));
+        let same = |backend: &&Backend| *backend.cluster.settings == *config;
+        if let Some(backend) = running.get(&name).filter(same) {
+            return Ok((name, backend.clone()));
         }
-        let cluster = Cluster::start(config.clone(), metrics, settings.workers + 1);
+        let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
         let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
         let gate = protection.gate(&cluster.name);
         // Ends with the cluster.
-        tokio::spawn(steer(Arc::downgrade(&cluster), gate, Arc::clone(protection)));
-        Ok((name, cluster))
+        tokio::spawn(steer(Arc::downgrade(&cluster), Arc::clone(&gate), Arc::clone(protection)));
+        let (protection, config) = (Arc::clone(protection), settings.mirror.clone());
+        let running = mirror::start(&cluster, gate, protection, config, &families.mirror);
+        Ok((name, Backend { cluster, running: Arc::new(running) }))
     };
     settings.clusters.iter().map(start).collect()
 }
@@ -317,17 +344,17 @@ fn start_clusters(
 /// The clusters behind a listener, the default one first.
 fn topology(
     settings: &ListenerSettings,
-    clusters: &HashMap<String, Arc<Cluster>>,
+    backends: &Backends,
     protection: &Protection,
 ) -> anyhow::Result<Topology> {
-    let mut used: Vec<Arc<Cluster>> = Vec::new();
+    let mut used: Vec<&Backend> = Vec::new();
     let mut index_of = |name: &str| {
-        let known = used.iter().position(|cluster| *cluster.name == *name);
+        let known = used.iter().position(|backend| *backend.cluster.name == *name);
         if let Some(index) = known {
             return Ok(index);
         }
-        let cluster = clusters.get(name).with_context(|| format!("no etcd cluster {name:?}"))?;
-        used.push(Arc::clone(cluster));
+        let backend = backends.get(name).with_context(|| format!("no etcd cluster {name:?}"))?;
+        used.push(backend);
         anyhow::Ok(used.len() - 1)
     };
     let default = index_of(&settings.default)?;
@@ -336,11 +363,13 @@ fn topology(
     let routes: Vec<_> = routes.collect::<anyhow::Result<_>>()?;
     let table = Table::new(default, routes)
         .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;
-    let tokens = Tokens::new(used.iter().map(|cluster| Arc::clone(&cluster.name)).collect());
-    let gates = used.iter().map(|cluster| protection.gate(&cluster.name)).collect();
+    let names = used.iter().map(|backend| Arc::clone(&backend.cluster.name));
+    let tokens = Tokens::new(names.collect());
+    let gates = used.iter().map(|backend| protection.gate(&backend.cluster.name));
     Ok(Topology {
-        clusters: used,
-        gates,
+        gates: gates.collect(),
+        mirrors: used.iter().map(|backend| Arc::clone(&backend.running.mirror)).collect(),
+        clusters: used.into_iter().map(|backend| Arc::clone(&backend.cluster)).collect(),
         table,
         advertise: settings.advertise.clone(),
         tokens,

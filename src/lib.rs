@@ -1,12 +1,12 @@
 //! Seawall, a load-protection proxy in front of etcd.
 //!
 //! Modules in the order in which a call meets them: [`listener`] takes the connection, [`rpc`] the
-//! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]), shares it ([`coalesce`]) or
-//! cuts it up ([`paging`]), forwards it ([`upstream`]) and puts it down to its client
-//! ([`attribution`]). Beside the way: [`admin`] and [`drain`]. Below everything: [`etcd`]'s vocabulary,
-//! [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: the command line ([`cli`]), [`config`]
-//! and [`app`], which puts the parts together. Modules use only those that come after them; a test
-//! sees to that.
+//! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]), answers it from memory
+//! ([`mirror`]), shares it ([`coalesce`]) or cuts it up ([`paging`]), forwards it ([`upstream`]) and
+//! puts it down to its client ([`attribution`]). Beside the way: [`admin`] and [`drain`]. Below
+//! everything: [`etcd`]'s vocabulary, [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: the
+//! command line ([`cli`]), [`config`] and [`app`], which puts the parts together. Modules use only
+//! those that come after them; a test sees to that.
 
 pub mod cli;
 
@@ -21,9 +21,12 @@ pub mod pipeline;
 
 pub mod attribution;
 
+pub mod mirror;
+
+pub mod paging;
+
 pub mod admission;
 pub mod coalesce;
-pub mod paging;
 pub mod routing;
 pub mod upstream;
 

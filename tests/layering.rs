@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The layers of `src/lib.rs` from the top. Modules of one layer do not know each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 12] = [
     &["cli"],
     &["app"],
     &["config"],
@@ -14,7 +14,9 @@ const LAYERS: [&[&str]; 10] = [
     &["rpc"],
     &["pipeline"],
     &["attribution"],
-    &["admission", "coalesce", "paging", "routing", "upstream"],
+    &["mirror"],
+    &["paging"],
+    &["admission", "coalesce", "routing", "upstream"],
     &["drain", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],
 ];

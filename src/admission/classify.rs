@@ -5,11 +5,10 @@
 
 use super::Shape;
 use crate::etcd::proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchRequest,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
     compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
-    watch_request::RequestUnion,
 };
 
 /// What a call is, from what must never wait to what an operator does by hand.
@@ -175,15 +174,6 @@ fn txn_shape(request: &TxnRequest) -> Shape {
     }
 }
 
-/// `Watch`, message by message.
-pub fn watch(request: &WatchRequest) -> Kind {
-    Kind::of(match request.request_union {
-        // It frees what the watcher costs.
-        Some(RequestUnion::CancelRequest(_)) => Shape::WatchCancel,
-        _ => Shape::Watch,
-    })
-}
-
 /// Methods whose shape does not hang on their message, by path (`/etcdserverpb.Lease/LeaseGrant`).
 /// What is not known here is an operator's tool.
 pub fn method(path: &str) -> Kind {
@@ -284,9 +274,6 @@ fn split(key: &[u8]) -> [Option<&[u8]>; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::proto::etcdserverpb::{
-        WatchCancelRequest, WatchCreateRequest, WatchProgressRequest,
-    };
 
     fn get(key: &'static str) -> RangeRequest {
         RangeRequest { key: key.into(), limit: 1, ..Default::default() }
@@ -415,15 +402,6 @@ mod tests {
         let wide = Compare { key: "/a".into(), range_end: "/b".into(), ..Default::default() };
         comparing.compare.push(wide);
         assert_eq!(txn(&comparing).class, Class::HeavyList);
-    }
-
-    #[test]
-    fn cancelling_a_watch_is_critical() {
-        let watch = |union| watch(&WatchRequest { request_union: Some(union) }).class;
-        let cancel = WatchCancelRequest::default();
-        assert_eq!(watch(RequestUnion::CancelRequest(cancel)), Class::Critical);
-        assert_eq!(watch(RequestUnion::CreateRequest(WatchCreateRequest::default())), Class::Watch);
-        assert_eq!(watch(RequestUnion::ProgressRequest(WatchProgressRequest {})), Class::Watch);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Config {
     pub queues: QueuesConfig,
     pub space: SpaceConfig,
     pub deletes: DeletesConfig,
+    /// How far answers from memory go, as far as the switches let them.
+    pub mirror: Mode,
     /// Looked at in their order.
     pub rules: Vec<Rule>,
 }
@@ -234,4 +236,66 @@ pub enum Priority {
     #[default]
     Normal,
     Low,
+}
+
+#[cfg(test)]
+impl Config {
+    /// Everything holds, and one call of each kind passes at once.
+    pub(crate) fn fixture() -> Self {
+        let queue =
+            || QueueConfig { concurrency: 1, length_max: 100, wait_max: Duration::from_secs(60) };
+        let mode = Mode::Enforce;
+        Self {
+            mode,
+            memory_bytes: 64 << 20,
+            coalescing: CoalescingConfig { enabled: true, waiters_max: 100, pinned_bytes: 1 << 20 },
+            paging: PagingConfig { enabled: true, page_bytes: 1 << 20 },
+            queues: QueuesConfig {
+                mode,
+                reads: queue(),
+                writes: queue(),
+                lists: queue(),
+                concurrency_min: 1,
+                latency_margin: Duration::from_millis(5),
+            },
+            space: SpaceConfig {
+                mode,
+                warn_percent: 75,
+                refuse_low_percent: 85,
+                refuse_percent: 95,
+                quota_bytes: None,
+            },
+            deletes: DeletesConfig { mode, keys_max: 10_000, clients: Vec::new() },
+            rules: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Rule {
+    /// One that is about every call and says nothing.
+    pub(crate) fn fixture() -> Self {
+        Self {
+            name: "fixture".into(),
+            mode: Mode::Enforce,
+            when: Match::default(),
+            limit: Limit {
+                requests: None,
+                cost: None,
+                creates: None,
+                concurrency: None,
+                burst: Duration::from_secs(10),
+                wait_max: Duration::from_secs(15),
+                per: Vec::new(),
+            },
+            quota: Quota::default(),
+            weight: None,
+            priority: None,
+            coalesce: None,
+            page: None,
+            read_only: false,
+            deny: false,
+            exempt: false,
+        }
+    }
 }

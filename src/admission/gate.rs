@@ -115,12 +115,12 @@ impl Gate {
         self.limiter.lock().reconfigure(min, max, queues.latency_margin);
     }
 
-    fn entry(&self, class: Class) -> Option<&Entry> {
-        Some(match Line::of(class)? {
+    fn entry(&self, line: Line) -> &Entry {
+        match line {
             Line::Reads => &self.reads,
             Line::Writes => &self.writes,
             Line::Lists => &self.lists,
-        })
+        }
     }
 
     /// Waits for the call's turn.
@@ -132,10 +132,10 @@ impl Gate {
         cost: f64,
         deadline: Option<Instant>,
     ) -> Result<Option<Slot>, Denied> {
-        let Some(entry) = self.entry(subject.class).filter(|_| mode != Mode::Off) else {
+        let Some(line) = Line::of(subject.class).filter(|_| mode != Mode::Off) else {
             return Ok(None);
         };
-        if matches!(subject.class, Class::PagedList | Class::HeavyList | Class::Background) {
+        if line == Line::Lists {
             self.busy.notify_one();
         }
         let (weight, priority) = share(subject.class);
@@ -146,7 +146,7 @@ impl Gate {
             cost,
             deadline,
         };
-        entry.enter(mode, ticket).await.map(Some)
+        self.entry(line).enter(mode, ticket).await.map(Some)
     }
 
     /// Resolves when lists begin to pass.
@@ -211,35 +211,42 @@ impl Gate {
 
 impl Entry {
     async fn enter(&self, mode: Mode, ticket: Ticket) -> Result<Slot, Denied> {
-        let counted = self.counters.of(mode);
-        if mode == Mode::Observe {
-            let (slot, verdict) = self.queue.observe(&ticket);
-            match verdict {
-                None => {}
-                Some(Ok(())) => drop(counted.delayed.inc()),
-                Some(Err(_)) => drop(counted.refused.inc()),
-            }
-            return Ok(slot);
-        }
-        let (entered, waited) = enter_timed(&self.queue, ticket).await;
+        let (passed, waited) = pass(&self.queue, self.name, &self.counters, mode, ticket).await;
         self.metrics.waited.observe(waited.as_secs_f64());
-        if waited > Duration::ZERO && entered.is_ok() {
-            counted.delayed.inc();
-        }
-        entered.map_err(|turned| {
-            if turned != Turned::Expired {
-                counted.refused.inc();
-            }
-            denied(self.name, turned)
-        })
+        passed
     }
 }
 
-/// Enters a queue, and tells how long that took: nothing at all where there was room.
-pub(super) async fn enter_timed(
+/// Passes the queue of the protection called `name`, counts what has become of the call, and tells
+/// how long it waited. While only observing it counts the same and passes at once.
+pub(super) async fn pass(
     queue: &Arc<Queue>,
+    name: &str,
+    counters: &Counters,
+    mode: Mode,
     ticket: Ticket,
-) -> (Result<Slot, Turned>, Duration) {
+) -> (Result<Slot, Denied>, Duration) {
+    let counted = counters.of(mode);
+    if mode == Mode::Observe {
+        let (slot, verdict) = queue.observe(&ticket);
+        match verdict {
+            None => {}
+            Some(Ok(())) => drop(counted.delayed.inc()),
+            Some(Err(_)) => drop(counted.refused.inc()),
+        }
+        return (Ok(slot), Duration::ZERO);
+    }
+    let (entered, waited) = enter_timed(queue, ticket).await;
+    match &entered {
+        Ok(_) if waited > Duration::ZERO => drop(counted.delayed.inc()),
+        Ok(_) | Err(Turned::Expired) => {}
+        Err(_) => drop(counted.refused.inc()),
+    }
+    (entered.map_err(|turned| denied(name, turned)), waited)
+}
+
+/// Enters a queue, and tells how long that took: nothing at all where there was room.
+async fn enter_timed(queue: &Arc<Queue>, ticket: Ticket) -> (Result<Slot, Turned>, Duration) {
     let mut entering = pin!(queue.enter(ticket));
     if let Some(entered) = entering.as_mut().now_or_never() {
         return (entered, Duration::ZERO);
@@ -258,7 +265,7 @@ fn share(class: Class) -> (u32, Priority) {
 }
 
 /// What a client is told that was turned away from the queue of `name`.
-pub(super) fn denied(name: &str, turned: Turned) -> Denied {
+fn denied(name: &str, turned: Turned) -> Denied {
     let (reason, remedy, pushback) = match turned {
         Turned::Full { waiting } => {
             (format!("{waiting} calls wait already"), "raise its length_max", PUSHBACK)
@@ -287,5 +294,51 @@ const PUSHBACK: Duration = Duration::from_secs(1);
 pub(super) async fn wait(delay: Duration) {
     if !delay.is_zero() {
         sleep(delay).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Flow, QueueConfig};
+    use tokio::time::advance;
+
+    fn ticket(deadline: Option<Instant>) -> Ticket {
+        let (flow, priority) = (Flow::of("a"), Priority::Normal);
+        Ticket { flow, priority, weight: 1, cost: 1.0, deadline }
+    }
+
+    /// What is counted of one call that finds room, one that is in too much of a hurry, and one
+    /// that waits.
+    async fn counted(mode: Mode) -> [u64; 4] {
+        let wait_max = Duration::from_secs(30);
+        let config = QueueConfig { concurrency: 1, length_max: 10, wait_max };
+        let queue = Arc::new(Queue::new(config));
+        let counters = Metrics::register(&mut Default::default()).protection("fixture");
+        let enter =
+            async |deadline| pass(&queue, "fixture", &counters, mode, ticket(deadline)).await.0;
+        // By which it learns what a call takes.
+        let first = enter(None).await;
+        advance(Duration::from_secs(10)).await;
+        drop(first);
+        let running = enter(None).await;
+        let hurried = enter(Some(Instant::now() + Duration::from_millis(500))).await;
+        assert_eq!(hurried.is_err(), mode == Mode::Enforce);
+        drop(hurried);
+        let mut patient = pin!(enter(None));
+        let passed = patient.as_mut().now_or_never();
+        assert_eq!(passed.is_none(), mode == Mode::Enforce);
+        if passed.is_none() {
+            advance(Duration::from_secs(1)).await;
+            drop(running);
+            patient.await.expect("its turn");
+        }
+        counters.figures()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn observing_counts_what_enforcing_does() {
+        assert_eq!(counted(Mode::Enforce).await, [1, 1, 0, 0]);
+        assert_eq!(counted(Mode::Observe).await, [0, 0, 1, 1]);
     }
 }

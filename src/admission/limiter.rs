@@ -48,11 +48,6 @@ impl Limiter {
         self.limit as u32
     }
 
-    /// What a small read takes while nothing is going on.
-    pub fn rest(&self) -> Option<Duration> {
-        self.rest.map(Duration::from_secs_f64)
-    }
-
     pub fn sample(&mut self, sample: Sample) {
         let latency = sample.latency.as_secs_f64();
         if sample.running == 0 {

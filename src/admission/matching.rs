@@ -55,7 +55,7 @@ fn any<T>(list: &[T], matches: impl Fn(&T) -> bool) -> bool {
 
 /// Whether `keys` holds `prefix` itself or a key below it. Nothing is copied for it: every call
 /// meets this for every rule.
-fn touches(keys: &KeyRange, prefix: &[u8]) -> bool {
+pub(super) fn touches(keys: &KeyRange, prefix: &[u8]) -> bool {
     let begins_before = compare(&keys.start, prefix, AFTER_SLASH).is_lt();
     let ends_after = match &keys.end {
         End::Key(end) => compare(end, prefix, b'/').is_gt(),

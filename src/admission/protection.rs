@@ -1,9 +1,9 @@
 //! All protections together: what is asked before a call goes to etcd.
 
 use super::{
-    Class, Config, Cost, Costs, Denied, Gate, Held, Memory, Mode, Plan, Refusal, RefusalKind, Slot,
-    Subject,
-    gate::{denied, enter_timed, wait},
+    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode, Plan,
+    Refusal, RefusalKind, Slot, SpaceConfig, Subject,
+    gate::wait,
     metrics::Metrics,
     rules::{Limits, RunningRule},
     writes::WriteGuards,
@@ -21,14 +21,14 @@ use tokio::time::Instant;
 /// All protections of the process.
 #[derive(Debug)]
 pub struct Protection {
-    current: ArcSwap<Current>,
+    pub(super) current: ArcSwap<Current>,
     pub memory: Arc<Memory>,
     pub costs: Costs,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// By name, so that a cluster keeps its gate when its members change.
     gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
     /// What was switched by hand, by the names of protections.
-    switches: Mutex<BTreeMap<String, Mode>>,
+    pub(super) switches: Mutex<BTreeMap<String, Mode>>,
 }
 
 /// What holds at the moment: the configuration as far as the switches let it.
@@ -48,43 +48,21 @@ pub(super) struct Modes {
     pub(super) space: Mode,
     pub(super) deletes: Mode,
     pub(super) read_only: Mode,
+    mirror: Mode,
 }
 
 /// Leave to go to etcd: its place there is given back when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    _slots: Vec<Slot>,
-    charged: Vec<Arc<Limits>>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) charged: Vec<Arc<Limits>>,
     /// What was charged.
-    estimate: Cost,
+    pub(super) estimate: Cost,
+    /// What grows if the call succeeds.
+    growth: Vec<Growth>,
     /// Time spent waiting for it.
     pub waited: Duration,
 }
-
-/// One protection as an operator sees it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Standing {
-    pub protection: String,
-    pub mode: &'static str,
-    /// Whether the mode was set by hand.
-    pub switched: bool,
-    pub delayed: u64,
-    pub refused: u64,
-    pub would_delay: u64,
-    pub would_refuse: u64,
-}
-
-/// There is no protection of this name.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("there is no protection {name:?}; there are {known}")]
-pub struct UnknownProtection {
-    name: String,
-    known: String,
-}
-
-/// Protections that are always there, in the order in which a call meets them.
-const BUILT_IN: [&str; 7] =
-    ["all", "read_only", "space", "deletes", "coalescing", "paging", "queues"];
 
 impl Protection {
     pub fn new(config: Config, registry: &mut Registry) -> Arc<Self> {
@@ -123,39 +101,6 @@ impl Protection {
         self.current.store(Arc::new(current));
     }
 
-    /// Sets a protection to `mode` whatever its configuration says, or back to that.
-    ///
-    /// # Errors
-    ///
-    /// When there is no protection of this name.
-    pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
-        if !self.standings().iter().any(|standing| standing.protection == name) {
-            return Err(self.unknown(name));
-        }
-        {
-            let mut switches = self.switches.lock();
-            match mode {
-                Some(mode) => switches.insert(name.to_owned(), mode),
-                None => switches.remove(name),
-            };
-        }
-        let config = self.current.load().config.clone();
-        self.apply(config);
-        tracing::warn!(
-            target: "seawall::audit",
-            protection = name,
-            mode = mode.map_or("as configured", Mode::as_str),
-            "protection switched"
-        );
-        Ok(())
-    }
-
-    /// That there is no protection of this name, but others.
-    pub fn unknown(&self, name: &str) -> UnknownProtection {
-        let known = self.standings().into_iter().map(|standing| standing.protection);
-        UnknownProtection { name: name.to_owned(), known: known.collect::<Vec<_>>().join(", ") }
-    }
-
     /// The queues of a cluster; always the same for a name.
     pub fn gate(&self, cluster: &Arc<str>) -> Arc<Gate> {
         let mut gates = self.gates.lock();
@@ -174,13 +119,21 @@ impl Protection {
         self.current.load()
     }
 
-    /// The configuration that holds.
-    pub fn config(&self) -> Config {
-        self.current.load().config.clone()
+    pub fn coalescing(&self) -> CoalescingConfig {
+        self.current.load().config.coalescing.clone()
+    }
+
+    pub fn space(&self) -> SpaceConfig {
+        self.current.load().config.space.clone()
     }
 
     pub fn coalesces(&self, plan: &Plan) -> bool {
         self.current.load().modes.coalescing && plan.coalesce.unwrap_or(true)
+    }
+
+    /// How far answers from memory go.
+    pub fn mirror(&self) -> Mode {
+        self.current.load().modes.mirror
     }
 
     pub fn pages(&self, plan: &Plan) -> bool {
@@ -246,7 +199,7 @@ impl Protection {
         let queues = self.current().modes.queues;
         let mode = if plan.exempt { Mode::Off } else { queues };
         let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
-        permit._slots.extend(slot);
+        permit.slots.extend(slot);
         permit.waited = began.elapsed();
         Ok(permit)
     }
@@ -307,49 +260,6 @@ impl Protection {
         })
     }
 
-    /// Every protection, what it does, and what it has done.
-    pub fn standings(&self) -> Vec<Standing> {
-        let current = self.current();
-        let switches = self.switches.lock();
-        let standing = |protection: &str, mode: Mode, figures: [u64; 4]| {
-            let [delayed, refused, would_delay, would_refuse] = figures;
-            Standing {
-                protection: protection.to_owned(),
-                mode: mode.as_str(),
-                switched: switches.contains_key(protection),
-                delayed,
-                refused,
-                would_delay,
-                would_refuse,
-            }
-        };
-        let mut standings: Vec<_> = BUILT_IN
-            .iter()
-            .map(|name| {
-                let mode = current.mode(name, &switches);
-                standing(name, mode, self.figures(name))
-            })
-            .collect();
-        standings.extend(current.rules.iter().map(|running| {
-            standing(&format!("rules.{}", running.name), running.mode(), running.counters.figures())
-        }));
-        standings
-    }
-
-    /// What a built-in protection has done; the queues of all clusters together.
-    fn figures(&self, name: &str) -> [u64; 4] {
-        match name {
-            "all" => [0; 4],
-            "queues" => {
-                // The counters of a queue are shared by all clusters.
-                let queues = ["queues.reads", "queues.writes", "queues.lists", "memory"];
-                let figures = queues.map(|queue| self.metrics.protection(queue).figures());
-                std::array::from_fn(|index| figures.iter().map(|each| each[index]).sum())
-            }
-            _ => self.metrics.protection(name).figures(),
-        }
-    }
-
     /// Puts what is held into its metric.
     pub fn publish(&self) {
         self.metrics.held.set(self.memory.used() as i64);
@@ -388,6 +298,7 @@ impl Current {
             space: Mode::Off,
             deletes: Mode::Off,
             read_only: Mode::Off,
+            mirror: Mode::Off,
         };
         let mut this = Self { config, modes: off, rules, writes: WriteGuards::new(metrics) };
         for running in &this.rules {
@@ -402,13 +313,14 @@ impl Current {
             space: this.mode("space", switches),
             deletes: this.mode("deletes", switches),
             read_only: this.mode("read_only", switches),
+            mirror: this.mode("mirror", switches),
         };
         this
     }
 
     /// How far a built-in protection goes: what it was switched to, else what is configured, and no
     /// further than all may.
-    fn mode(&self, name: &str, switches: &BTreeMap<String, Mode>) -> Mode {
+    pub(super) fn mode(&self, name: &str, switches: &BTreeMap<String, Mode>) -> Mode {
         let whether = |enabled| if enabled { Mode::Enforce } else { Mode::Off };
         let config = &self.config;
         let configured = match name {
@@ -418,6 +330,7 @@ impl Current {
             "queues" => config.queues.mode,
             "space" => config.space.mode,
             "deletes" => config.deletes.mode,
+            "mirror" => config.mirror,
             // Only ever switched on by hand.
             _ => Mode::Off,
         };
@@ -426,135 +339,6 @@ impl Current {
     }
 }
 
-impl RunningRule {
-    /// Takes the call's share of the rates and tells how long it waits for it; `None` if it would
-    /// have been refused.
-    fn admit(
-        &self,
-        subject: &Subject,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Duration>, Denied> {
-        let (mode, rule) = (self.mode(), &self.rule);
-        if let Some(refusal) = rule.forbids(subject) {
-            return self.refuse_with(mode, refusal).map(|()| None);
-        }
-        let Some(limits) = self.limits(subject) else { return Ok(Some(Duration::ZERO)) };
-        let creates = limits.creates.as_ref().filter(|_| subject.may_create());
-        let mut delay = Duration::ZERO;
-        for (bucket, what) in [(limits.requests.as_ref(), REQUESTS), (creates, CREATES)] {
-            let Some(bucket) = bucket else { continue };
-            let Some(wait) = self.take(bucket, 1.0, what, deadline)? else { return Ok(None) };
-            delay = delay.max(wait);
-        }
-        Ok(Some(delay))
-    }
-
-    /// Charges the estimated cost and takes a place under the rule's concurrency.
-    async fn charge(
-        &self,
-        subject: &Subject,
-        permit: &mut Permit,
-        deadline: Option<Instant>,
-    ) -> Result<(), Denied> {
-        let Some(limits) = self.limits(subject) else { return Ok(()) };
-        let units = permit.estimate.units();
-        if let Some(bucket) = &limits.cost {
-            wait(self.take(bucket, units, COST, deadline)?.unwrap_or_default()).await;
-            permit.charged.push(Arc::clone(&limits));
-        }
-        let Some(queue) = &limits.concurrency else { return Ok(()) };
-        let mode = self.mode();
-        let ticket = super::Ticket {
-            flow: Plan::flow(subject),
-            priority: super::Priority::Normal,
-            weight: 1,
-            cost: units,
-            deadline,
-        };
-        let counted = self.counters.of(mode);
-        if mode == Mode::Observe {
-            let (slot, verdict) = queue.observe(&ticket);
-            if verdict.is_some() {
-                counted.delayed.inc();
-            }
-            permit._slots.push(slot);
-            return Ok(());
-        }
-        let (entered, waited) = enter_timed(queue, ticket).await;
-        let slot = entered.map_err(|turned| {
-            counted.refused.inc();
-            denied(&self.name, turned)
-        })?;
-        if waited > Duration::ZERO {
-            counted.delayed.inc();
-        }
-        permit._slots.push(slot);
-        Ok(())
-    }
-
-    /// The wait for `units` of a rate: none while only observing, and `None` if they would have been
-    /// refused.
-    fn take(
-        &self,
-        bucket: &super::Bucket,
-        units: f64,
-        (what, remedy): (&str, &'static str),
-        deadline: Option<Instant>,
-    ) -> Result<Option<Duration>, Denied> {
-        let (mode, limit) = (self.mode(), &self.rule.limit);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let wait_max = left.map_or(limit.wait_max, |left| left.min(limit.wait_max));
-        match bucket.take(units, wait_max) {
-            Ok(wait) if wait.is_zero() => Ok(Some(wait)),
-            Ok(wait) => {
-                self.counters.of(mode).delayed.inc();
-                Ok(Some(if mode == Mode::Enforce { wait } else { Duration::ZERO }))
-            }
-            Err(wait) => {
-                let reason = format!(
-                    "too many {what}: its turn would come in {}ms, and it may wait {}ms",
-                    wait.as_millis(),
-                    wait_max.as_millis()
-                );
-                self.refuse_until(mode, RefusalKind::Load, reason, remedy, Some(wait))?;
-                Ok(None)
-            }
-        }
-    }
-
-    pub(super) fn refuse(
-        &self,
-        mode: Mode,
-        kind: RefusalKind,
-        reason: String,
-        remedy: &'static str,
-    ) -> Result<(), Denied> {
-        self.refuse_until(mode, kind, reason, remedy, None)
-    }
-
-    fn refuse_until(
-        &self,
-        mode: Mode,
-        kind: RefusalKind,
-        reason: String,
-        remedy: &'static str,
-        pushback: Option<Duration>,
-    ) -> Result<(), Denied> {
-        let rule = Arc::clone(&self.name);
-        self.refuse_with(mode, Refusal { kind, rule, reason, remedy, pushback })
-    }
-
-    /// Counts the refusal, and refuses unless only observing.
-    fn refuse_with(&self, mode: Mode, refusal: Refusal) -> Result<(), Denied> {
-        self.counters.of(mode).refused.inc();
-        if mode == Mode::Enforce { Err(Denied::Refused(refusal)) } else { Ok(()) }
-    }
-}
-
-const REQUESTS: (&str, &str) = ("requests", "raise its limit.requests");
-const CREATES: (&str, &str) = ("creates", "raise its limit.creates");
-const COST: (&str, &str) = ("units of cost", "raise its limit.cost");
-
 impl Permit {
     /// The call has cost so much: the rates it was charged to are put right.
     pub fn settle(&self, cost: Cost) {
@@ -562,6 +346,26 @@ impl Permit {
         for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
             bucket.settle(difference);
         }
+    }
+
+    /// The same for a write by which this grows.
+    pub fn growing(self, growth: Vec<Growth>) -> Self {
+        Self { growth, ..self }
+    }
+
+    /// Whether anything hangs on the call's success.
+    pub fn grows(&self) -> bool {
+        !self.growth.is_empty()
+    }
+
+    /// The call has stored what it was to store.
+    pub fn stored(&mut self) {
+        self.growth.drain(..).for_each(Growth::stored);
+    }
+
+    /// Gives the call's turn back while the call goes on; what it is charged with stays.
+    pub fn leave(&mut self) {
+        self.slots.clear();
     }
 
     /// What was charged.

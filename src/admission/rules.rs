@@ -1,7 +1,10 @@
 //! The rules as they run.
 
 use super::{
-    Bucket, Flow, Limit, Mode, Per, Priority, Queue, QueueConfig, Rule, Subject, metrics::Counters,
+    Bucket, Denied, Flow, Limit, Mode, Per, Permit, Priority, Queue, QueueConfig, Refusal,
+    RefusalKind, Rule, Subject, Ticket,
+    gate::{pass, wait},
+    metrics::Counters,
     usage::Usage,
 };
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// A rule and what has become of its limits.
 #[derive(Debug)]
@@ -92,6 +96,120 @@ impl RunningRule {
     }
 }
 
+impl RunningRule {
+    /// Takes the call's share of the rates and tells how long it waits for it; `None` if it would
+    /// have been refused.
+    pub(super) fn admit(
+        &self,
+        subject: &Subject,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Duration>, Denied> {
+        let (mode, rule) = (self.mode(), &self.rule);
+        if let Some(refusal) = rule.forbids(subject) {
+            return self.refuse_with(mode, refusal).map(|()| None);
+        }
+        let Some(limits) = self.limits(subject) else { return Ok(Some(Duration::ZERO)) };
+        let creates = limits.creates.as_ref().filter(|_| subject.may_create());
+        let mut delay = Duration::ZERO;
+        for (bucket, what) in [(limits.requests.as_ref(), REQUESTS), (creates, CREATES)] {
+            let Some(bucket) = bucket else { continue };
+            let Some(wait) = self.take(bucket, 1.0, what, deadline)? else { return Ok(None) };
+            delay = delay.max(wait);
+        }
+        Ok(Some(delay))
+    }
+
+    /// Charges the estimated cost and takes a place under the rule's concurrency.
+    pub(super) async fn charge(
+        &self,
+        subject: &Subject,
+        permit: &mut Permit,
+        deadline: Option<Instant>,
+    ) -> Result<(), Denied> {
+        let Some(limits) = self.limits(subject) else { return Ok(()) };
+        let units = permit.estimate.units();
+        if let Some(bucket) = &limits.cost {
+            // One that would have been refused has cost nothing, and would have come no further.
+            let Some(delay) = self.take(bucket, units, COST, deadline)? else { return Ok(()) };
+            permit.charged.push(Arc::clone(&limits));
+            wait(delay).await;
+        }
+        let Some(queue) = &limits.concurrency else { return Ok(()) };
+        let ticket = Ticket {
+            flow: Plan::flow(subject),
+            priority: Priority::Normal,
+            weight: 1,
+            cost: units,
+            deadline,
+        };
+        let (passed, _) = pass(queue, &self.name, &self.counters, self.mode(), ticket).await;
+        permit.slots.push(passed?);
+        Ok(())
+    }
+
+    /// The wait for `units` of a rate: none while only observing, and `None` if they would have been
+    /// refused.
+    fn take(
+        &self,
+        bucket: &Bucket,
+        units: f64,
+        (what, remedy): (&str, &'static str),
+        deadline: Option<Instant>,
+    ) -> Result<Option<Duration>, Denied> {
+        let (mode, limit) = (self.mode(), &self.rule.limit);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let wait_max = left.map_or(limit.wait_max, |left| left.min(limit.wait_max));
+        match bucket.take(units, wait_max) {
+            Ok(wait) if wait.is_zero() => Ok(Some(wait)),
+            Ok(wait) => {
+                self.counters.of(mode).delayed.inc();
+                Ok(Some(if mode == Mode::Enforce { wait } else { Duration::ZERO }))
+            }
+            Err(wait) => {
+                let reason = format!(
+                    "too many {what}: its turn would come in {}ms, and it may wait {}ms",
+                    wait.as_millis(),
+                    wait_max.as_millis()
+                );
+                self.refuse_until(mode, RefusalKind::Load, reason, remedy, Some(wait))?;
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn refuse(
+        &self,
+        mode: Mode,
+        kind: RefusalKind,
+        reason: String,
+        remedy: &'static str,
+    ) -> Result<(), Denied> {
+        self.refuse_until(mode, kind, reason, remedy, None)
+    }
+
+    fn refuse_until(
+        &self,
+        mode: Mode,
+        kind: RefusalKind,
+        reason: String,
+        remedy: &'static str,
+        pushback: Option<Duration>,
+    ) -> Result<(), Denied> {
+        let rule = Arc::clone(&self.name);
+        self.refuse_with(mode, Refusal { kind, rule, reason, remedy, pushback })
+    }
+
+    /// Counts the refusal, and refuses unless only observing.
+    fn refuse_with(&self, mode: Mode, refusal: Refusal) -> Result<(), Denied> {
+        self.counters.of(mode).refused.inc();
+        if mode == Mode::Enforce { Err(Denied::Refused(refusal)) } else { Ok(()) }
+    }
+}
+
+const REQUESTS: (&str, &str) = ("requests", "raise its limit.requests");
+const CREATES: (&str, &str) = ("creates", "raise its limit.creates");
+const COST: (&str, &str) = ("units of cost", "raise its limit.cost");
+
 impl Limits {
     fn new(limit: &Limit) -> Self {
         let bucket = |rate| Bucket::new(rate, limit.burst);
@@ -140,12 +258,49 @@ impl Plan {
         self.exempt |= rule.exempt;
     }
 
-    /// The names of the rules that match.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|running| &*running.name)
-    }
-
     pub(super) fn flow(subject: &Subject) -> Flow {
         Flow::of((&subject.client, &subject.place.collection))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Config, Cost, Protection, Rate};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn with_rule(mode: Mode, limit: Limit) -> Arc<Protection> {
+        let rule = Rule { mode, limit, ..Rule::fixture() };
+        let config = Config { rules: vec![rule], ..Config::fixture() };
+        Protection::new(config, &mut Default::default())
+    }
+
+    /// Goes to etcd as a call does, costs this in the end, and tells whether it was let.
+    async fn call(protection: &Protection, cost: Cost) -> bool {
+        let (gate, subject) = (protection.gate(&"main".into()), Subject::fixture("/a"));
+        let Ok(plan) = protection.plan(&gate, &subject, None).await else { return false };
+        let entered = protection.enter(&gate, &subject, &plan, None).await;
+        entered.map(|permit| permit.settle(cost)).is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_would_have_been_refused_is_not_settled() {
+        let expensive = Cost { keys: 0, bytes: 100_000_000 };
+        let mut figures = Vec::new();
+        for mode in [Mode::Enforce, Mode::Observe] {
+            let cost = Some(Rate { count: 2, period: HOUR });
+            let protection = with_rule(mode, Limit { cost, ..Rule::fixture().limit });
+            assert!(call(&protection, Cost::default()).await);
+            assert_eq!(call(&protection, expensive).await, mode == Mode::Observe);
+            // What the first one took is there again.
+            tokio::time::advance(HOUR).await;
+            assert!(call(&protection, Cost::default()).await);
+            let standings = protection.standings();
+            let rule = standings.iter().find(|standing| standing.protection == "rules.fixture");
+            let rule = rule.expect("it stands");
+            figures.push((rule.refused + rule.would_refuse, rule.delayed + rule.would_delay));
+        }
+        assert_eq!(figures, [(1, 0), (1, 0)]);
     }
 }

@@ -69,7 +69,6 @@ shapes! {
     Txn             "txn"              Write;
     Compact         "compact"          Critical;
     Watch           "watch"            Watch;
-    WatchCancel     "watch_cancel"     Critical;
     /// Grant, keep-alive, revoke.
     Lease           "lease"            Critical;
     LeaseRead       "lease_read"       PointRead;

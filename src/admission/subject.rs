@@ -68,6 +68,11 @@ impl Subject {
 }
 
 impl Place {
+    /// The collection that a key belongs to.
+    pub fn collection_of(key: &[u8]) -> &[u8] {
+        &key[..collection_length(key)]
+    }
+
     pub fn of(keys: &KeyRange) -> Self {
         let start = &keys.start;
         let length = collection_length(start);
@@ -93,6 +98,24 @@ fn collection_length(key: &[u8]) -> usize {
     let segment = &key[start..end];
     let nested = segment == b"services" || segment.contains(&b'.');
     if nested && end + 1 < key.len() { slashes.next().unwrap_or(key.len()) } else { end }
+}
+
+#[cfg(test)]
+impl Subject {
+    /// A put of this key.
+    pub(crate) fn fixture(key: &'static str) -> Self {
+        let keys = KeyRange::single(key.into());
+        Self {
+            method: None,
+            shape: Shape::Put,
+            class: Class::Write,
+            place: Place::of(&keys),
+            keys: Some(keys),
+            others: Vec::new(),
+            client: Arc::new(Client { name: "fixture".into(), address: [127, 0, 0, 1].into() }),
+            value_size: 1,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Protections of what is stored: its amount, and deletes of much of it.
 
 use super::{
-    Census, Client, Denied, Gate, Mode, Plan, Priority, Protection, Refusal, RefusalKind, Shape,
-    SpaceConfig, Subject,
+    Census, Client, Denied, Gate, Growth, Mode, Plan, Priority, Protection, Refusal, RefusalKind,
+    Shape, SpaceConfig, Subject,
+    matching::touches,
     metrics::{Counters, Metrics},
     rules::RunningRule,
     usage::Stored,
 };
 use crate::etcd::key_range::KeyRange;
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The counters of the guards that are always there.
@@ -29,8 +31,8 @@ impl WriteGuards {
 }
 
 impl Protection {
-    /// Whether a write may be stored. `deletes` are the ranges it deletes, `overridden` says that
-    /// the client insists on them.
+    /// Whether a write may be stored, and what grows by it. `deletes` are the ranges it deletes,
+    /// `overridden` says that the client insists on them.
     ///
     /// # Errors
     ///
@@ -43,28 +45,26 @@ impl Protection {
         deletes: &[KeyRange],
         overridden: bool,
         census: &dyn Census,
-    ) -> Result<(), Denied> {
+    ) -> Result<Vec<Growth>, Denied> {
         // Rules that come before the one that exempts hold all the same.
         if !plan.exempt {
             self.check_read_only()?;
             self.check_space(gate, subject, plan)?;
             self.check_deletes(subject, plan, deletes, overridden, census).await?;
         }
+        let mut growth = Vec::new();
         if subject.may_create() {
             for running in &plan.rules {
-                running.check_quota(subject, census).await?;
+                running.check_quotas(subject, census, &mut growth).await?;
             }
         }
-        Ok(())
+        Ok(growth)
     }
 
     fn check_read_only(&self) -> Result<(), Denied> {
         let current = self.current();
-        let reason = || "nothing may be written".into();
-        let remedy = "switch read_only off";
-        let guards = &current.writes;
-        refuse(current.modes.read_only, &guards.read_only, "read_only", || {
-            (RefusalKind::Forbidden, reason(), remedy)
+        refuse(current.modes.read_only, &current.writes.read_only, "read_only", || {
+            (RefusalKind::Forbidden, "nothing may be written".into(), "switch read_only off")
         })
     }
 
@@ -180,13 +180,31 @@ fn audit(client: &Client, deletes: &[KeyRange], keys: u64, what: &str) {
 }
 
 impl RunningRule {
-    /// Whether there is room for one more key below the prefixes of the rule.
-    async fn check_quota(&self, subject: &Subject, census: &dyn Census) -> Result<(), Denied> {
+    /// Whether there is room for one more key below each of the rule's prefixes that it lies below.
+    async fn check_quotas(
+        &self,
+        subject: &Subject,
+        census: &dyn Census,
+        growth: &mut Vec<Growth>,
+    ) -> Result<(), Denied> {
         let quota = &self.rule.quota;
         if quota.objects.is_none() && quota.bytes.is_none() {
             return Ok(());
         }
-        let Some((prefix, range)) = self.territory(subject) else { return Ok(()) };
+        for prefix in self.territories(subject) {
+            growth.extend(self.check_quota(subject, prefix, census).await?);
+        }
+        Ok(())
+    }
+
+    async fn check_quota(
+        &self,
+        subject: &Subject,
+        prefix: Bytes,
+        census: &dyn Census,
+    ) -> Result<Option<Growth>, Denied> {
+        let quota = &self.rule.quota;
+        let range = KeyRange::prefix(prefix.clone());
         let usage = self.usages.get_with(prefix, Arc::default);
         let size = subject.value_size;
         let exceeds = |stored: Stored| {
@@ -194,8 +212,11 @@ impl RunningRule {
                 || quota.bytes.is_some_and(|max| stored.bytes + size > max)
         };
         // etcd that cannot count will not create either.
-        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(()) };
+        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(None) };
         if exceeds(stored) {
+            if is_update(subject, census).await {
+                return Ok(None);
+            }
             let Stored { keys, bytes } = stored;
             let of =
                 |max: Option<u64>| max.map_or_else(|| "any number".into(), |max| max.to_string());
@@ -207,23 +228,59 @@ impl RunningRule {
             let remedy = "delete some or raise its quota";
             self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
         }
-        usage.created(size);
-        Ok(())
+        Ok(Some(usage.grow(size, subject.shape == Shape::Create)))
     }
 
-    /// What is counted together with the key that `subject` creates.
-    fn territory(&self, subject: &Subject) -> Option<(bytes::Bytes, KeyRange)> {
+    /// What is counted together with the key that `subject` creates: its namespace, or what lies
+    /// below each of the rule's prefixes that it lies below.
+    fn territories(&self, subject: &Subject) -> Vec<Bytes> {
         let place = &subject.place;
-        let prefix = match (&place.namespace, self.rule.quota.per_namespace) {
-            (Some(namespace), true) => [&place.collection[..], b"/", namespace, b"/"].concat(),
-            _ => {
-                let key = &subject.keys.as_ref()?.start;
-                let prefixes = &self.rule.when.prefixes;
-                let found = prefixes.iter().find(|prefix| key.starts_with(prefix.as_bytes()));
-                [found?.as_bytes(), b"/"].concat()
-            }
-        };
-        let prefix = bytes::Bytes::from(prefix);
-        Some((prefix.clone(), KeyRange::prefix(prefix)))
+        if let (Some(namespace), true) = (&place.namespace, self.rule.quota.per_namespace) {
+            return vec![[&place.collection[..], b"/", namespace, b"/"].concat().into()];
+        }
+        let Some(keys) = &subject.keys else { return Vec::new() };
+        let prefixes = self.rule.when.prefixes.iter().map(String::as_bytes);
+        let touched = prefixes.filter(|prefix| touches(keys, prefix));
+        touched.map(|prefix| [prefix, b"/"].concat().into()).collect()
+    }
+}
+
+/// Whether a put by itself changes a key that is there. Others say themselves what they do.
+async fn is_update(subject: &Subject, census: &dyn Census) -> bool {
+    match &subject.keys {
+        Some(key) if subject.shape == Shape::Put => census.count(key).await != Some(0),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Match, Quota, Rule};
+
+    fn running(prefixes: &[&str], per_namespace: bool) -> RunningRule {
+        let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let when = Match { prefixes, ..Match::default() };
+        let quota = Quota { objects: Some(1), per_namespace, ..Quota::default() };
+        let counters = Metrics::register(&mut Default::default()).protection("rules.fixture");
+        RunningRule::new(Rule { when, quota, ..Rule::fixture() }, counters)
+    }
+
+    #[test]
+    fn a_key_counts_below_each_prefix_that_it_lies_below() {
+        const PODS: [&str; 2] = ["/registry/pods", "/registry/podtemplates"];
+        const NESTED: [&str; 2] = ["/registry", "/registry/pods"];
+        for (prefixes, key, expected) in [
+            (PODS, "/registry/pods/a/1", &["/registry/pods/"][..]),
+            (PODS, "/registry/podtemplates/a/1", &["/registry/podtemplates/"]),
+            (PODS, "/registry/podsecuritypolicy/1", &[]),
+            (NESTED, "/registry/pods/a/1", &["/registry/", "/registry/pods/"]),
+            (NESTED, "/registry/podtemplates/a/1", &["/registry/"]),
+        ] {
+            let found = running(&prefixes, false).territories(&Subject::fixture(key));
+            assert_eq!(found, expected, "{key}");
+        }
+        let found = running(&PODS, true).territories(&Subject::fixture("/registry/pods/a/1"));
+        assert_eq!(found, ["/registry/pods/a/"]);
     }
 }

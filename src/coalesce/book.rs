@@ -87,12 +87,9 @@ impl<K: Eq + Hash, B> Book<K, B> {
         self.entries.get_mut(key)?.open.as_mut()
     }
 
-    /// Keys that something is out or open for.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
+    /// Whether nothing is out or open for any key.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }

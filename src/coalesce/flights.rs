@@ -138,13 +138,10 @@ impl<K: Key, T: Outcome> Flights<K, T> {
         Ok(Waiter(batch.outcome.subscribe()))
     }
 
-    /// Keys that are being read.
-    pub fn len(&self) -> usize {
-        self.book.lock().len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether no key is being read.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.book.lock().is_empty()
     }
 }
 

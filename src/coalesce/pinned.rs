@@ -1,5 +1,6 @@
 //! Answers at explicit revisions, which never change while their revision is there.
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use std::{fmt, hash::Hash, sync::Arc};
 
@@ -8,9 +9,14 @@ use std::{fmt, hash::Hash, sync::Arc};
 /// Whoever takes one asks etcd, by a read of one key at the same revision, whether that is still
 /// there and what the newest is. So nothing is answered that etcd would refuse.
 pub struct Pinned<K, T> {
+    room: ArcSwap<Room<K, T>>,
+    size: fn(&T) -> u64,
+}
+
+/// The answers that are kept within one bound.
+struct Room<K, T> {
     answers: Cache<K, Arc<T>>,
-    /// What one answer may take at most.
-    size_max: u64,
+    bytes: u64,
 }
 
 impl<K, T> Pinned<K, T>
@@ -19,34 +25,46 @@ where
     T: Send + Sync + 'static,
 {
     /// Keeps up to `bytes`, each answer being as large as `size` says.
-    pub fn new(bytes: u64, size: impl Fn(&T) -> u64 + Send + Sync + 'static) -> Self {
-        let weigher = move |_: &K, answer: &Arc<T>| size(answer).try_into().unwrap_or(u32::MAX);
-        let answers = Cache::builder().max_capacity(bytes).weigher(weigher).build();
-        Self { answers, size_max: bytes / SHARE }
+    pub fn new(bytes: u64, size: fn(&T) -> u64) -> Self {
+        Self { room: ArcSwap::from_pointee(Room::new(bytes, size)), size }
+    }
+
+    /// Keeps up to `bytes` from now on. What was kept within another bound is given up.
+    pub fn set_bytes(&self, bytes: u64) {
+        if bytes != self.room.load().bytes {
+            self.room.store(Arc::new(Room::new(bytes, self.size)));
+        }
     }
 
     pub fn get(&self, key: &K) -> Option<Arc<T>> {
-        self.answers.get(key)
+        self.room.load().answers.get(key)
     }
 
     /// Whether an answer of so many bytes is kept at all.
     pub fn takes(&self, bytes: u64) -> bool {
-        bytes <= self.size_max
+        bytes <= self.room.load().bytes / SHARE
     }
 
     pub fn put(&self, key: K, answer: Arc<T>) {
-        self.answers.insert(key, answer);
+        self.room.load().answers.insert(key, answer);
     }
 
     /// Gives everything up.
     pub fn clear(&self) {
-        self.answers.invalidate_all();
-        self.answers.run_pending_tasks();
+        let room = self.room.load();
+        room.answers.invalidate_all();
+        room.answers.run_pending_tasks();
     }
+}
 
-    /// Bytes of the answers that are kept.
-    pub fn bytes(&self) -> u64 {
-        self.answers.weighted_size()
+impl<K, T> Room<K, T>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    fn new(bytes: u64, size: fn(&T) -> u64) -> Self {
+        let weigher = move |_: &K, answer: &Arc<T>| size(answer).try_into().unwrap_or(u32::MAX);
+        Self { answers: Cache::builder().max_capacity(bytes).weigher(weigher).build(), bytes }
     }
 }
 
@@ -55,6 +73,31 @@ const SHARE: u64 = 4;
 
 impl<K, T> fmt::Debug for Pinned<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pinned").field("size_max", &self.size_max).finish_non_exhaustive()
+        let bytes = self.room.load().bytes;
+        f.debug_struct("Pinned").field("bytes", &bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(pinned: &Pinned<&'static str, Vec<u8>>) -> bool {
+        pinned.get(&"a").is_some()
+    }
+
+    #[test]
+    fn another_bound_holds_at_once() {
+        let pinned = Pinned::new(400, |answer: &Vec<u8>| answer.len() as u64);
+        let answer = Arc::new(vec![0; 80]);
+        pinned.put("a", Arc::clone(&answer));
+        pinned.set_bytes(400);
+        assert!(kept(&pinned) && pinned.takes(80), "nothing has changed");
+        pinned.set_bytes(200);
+        assert!(!kept(&pinned) && !pinned.takes(80) && pinned.takes(50));
+        assert_eq!(Arc::strong_count(&answer), 1, "it is held by nobody");
+        pinned.put("a", answer);
+        pinned.clear();
+        assert!(!kept(&pinned));
     }
 }

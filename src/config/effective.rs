@@ -31,8 +31,17 @@ struct Page<'a> {
 /// Settings are taken apart without `..`, so that none can be forgotten.
 impl Page<'_> {
     fn settings(&mut self, settings: &Settings) {
-        let Settings { listeners, clusters, protection, attribution, admin, workers, drain, log } =
-            settings;
+        let Settings {
+            listeners,
+            clusters,
+            protection,
+            mirror,
+            attribution,
+            admin,
+            workers,
+            drain,
+            log,
+        } = settings;
         self.items("listeners", listeners, Self::listener);
         self.section("clusters", |page| {
             for cluster in clusters {
@@ -40,6 +49,7 @@ impl Page<'_> {
             }
         });
         self.section("protection", |page| page.protection(protection));
+        self.section("mirror", |page| page.mirror(protection.mirror, mirror));
         self.section("attribution", |page| page.attribution(attribution));
         self.section("admin", |page| page.admin(admin.as_ref()));
         self.value("workers", workers, "one for each core, at most 8");

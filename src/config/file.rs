@@ -3,8 +3,10 @@
 //! The comments are the descriptions in the JSON schema: what a key does, and what raising it
 //! costs. `Default` gives the defaults, with the reason for each number.
 
+mod mirror;
 mod protection;
 
+pub(super) use mirror::Mirror;
 pub(super) use protection::{
     Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
     Quota, Rule, Space,
@@ -28,6 +30,8 @@ pub(super) struct File {
     pub(super) clusters: BTreeMap<String, Cluster>,
     /// What stands between a load and etcd.
     pub(super) protection: Protection,
+    /// What is answered from memory.
+    pub(super) mirror: Mirror,
     /// What is remembered of who loads etcd, and what is logged of it.
     pub(super) attribution: Attribution,
     /// The operator's port: metrics, readiness, status.

@@ -16,7 +16,7 @@ mod units;
 mod validate;
 mod yaml;
 
-use crate::{admin, admission, attribution, drain, listener, telemetry, upstream};
+use crate::{admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
 use serde::de::DeserializeOwned;
 use std::{
     fs,
@@ -38,6 +38,7 @@ pub struct Settings {
     /// Names differ; every cluster named by a listener is here.
     pub clusters: Vec<upstream::Config>,
     pub protection: admission::Config,
+    pub mirror: mirror::Config,
     pub attribution: attribution::Config,
     pub admin: Option<admin::Config>,
     /// Data threads, each with its own connections; at least 1.

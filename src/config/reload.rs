@@ -1,7 +1,7 @@
 //! What a running process takes over from a changed configuration.
 
 use super::{Listener, Settings};
-use crate::{admin, admission, attribution, drain, listener, telemetry, upstream};
+use crate::{admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
 
 /// How to go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,13 +18,23 @@ impl Plan {
     /// Listeners and clusters are the same when their names are.
     pub fn new(running: &Settings, wanted: Settings) -> Self {
         let mut changes = Changes::default();
-        let Settings { listeners, clusters, protection, attribution, admin, workers, drain, log } =
-            wanted;
+        let Settings {
+            listeners,
+            clusters,
+            protection,
+            mirror,
+            attribution,
+            admin,
+            workers,
+            drain,
+            log,
+        } = wanted;
         let listeners = changes.listeners(&running.listeners, &listeners);
         let settings = Settings {
             clusters: changes.clusters(&running.clusters, clusters, &listeners),
             listeners,
             protection: changes.protection(&running.protection, protection),
+            mirror: changes.mirror(&running.mirror, &mirror),
             attribution: changes.attribution(&running.attribution, &attribution),
             admin: changes.admin(running.admin.as_ref(), admin.as_ref()),
             workers: changes.restart("workers", &running.workers, &workers),
@@ -219,8 +229,12 @@ impl Changes {
             queues,
             space,
             deletes,
+            mirror,
             rules,
         } = running;
+        if *mirror != wanted.mirror {
+            self.live.push("mirror.mode".into());
+        }
         let changed = [
             ("mode", *mode != wanted.mode),
             ("memory", *memory_bytes != wanted.memory_bytes),
@@ -234,6 +248,31 @@ impl Changes {
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         self.live.extend(changed.map(|(key, _)| format!("protection.{key}")));
         wanted
+    }
+
+    fn mirror(&mut self, running: &mirror::Config, wanted: &mirror::Config) -> mirror::Config {
+        let mirror::Config {
+            memory_bytes,
+            history,
+            wait_max,
+            pinned,
+            verify_interval,
+            consistency_checks,
+        } = running;
+        let checks = &wanted.consistency_checks;
+        mirror::Config {
+            memory_bytes: self.live("mirror.memory", memory_bytes, &wanted.memory_bytes),
+            // Of the collections that are loaded from then on.
+            history: self.live("mirror.history", history, &wanted.history),
+            wait_max: self.live("mirror.wait_max", wait_max, &wanted.wait_max),
+            pinned: self.live("mirror.pinned", pinned, &wanted.pinned),
+            verify_interval: self.live(
+                "mirror.verify_interval",
+                verify_interval,
+                &wanted.verify_interval,
+            ),
+            consistency_checks: self.live("mirror.consistency_checks", consistency_checks, checks),
+        }
     }
 
     fn attribution(

@@ -4,6 +4,7 @@
 
 mod clusters;
 mod listeners;
+mod mirror;
 mod protection;
 mod rules;
 
@@ -26,12 +27,14 @@ pub(super) fn validate(
     left_out: &LeftOut,
 ) -> Result<Settings, Error> {
     let mut checks = Checks { origins, left_out, problems: Vec::new() };
-    let File { listeners, clusters, protection, attribution, admin, workers, drain, log } = file;
+    let File { listeners, clusters, protection, mirror, attribution, admin, workers, drain, log } =
+        file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
     let admin = checks.admin(&admin, &listeners);
     let settings = Settings {
-        protection: checks.protection(protection, &clusters),
+        protection: checks.protection(protection, mirror.mode, &clusters),
+        mirror: checks.mirror(mirror),
         attribution: checks.attribution(&attribution),
         listeners,
         clusters,

@@ -6,4 +6,5 @@ pub mod errors;
 pub mod key_range;
 pub mod method;
 pub mod proto;
+pub mod range_response;
 pub mod wire;

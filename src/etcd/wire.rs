@@ -75,9 +75,14 @@ fn take_field<'a>(rest: &mut &'a [u8]) -> Result<Field<'a>, prost::DecodeError> 
 
 /// Appends a field of bytes.
 pub fn put_bytes(number: u32, value: &[u8], out: &mut impl BufMut) {
-    encoding::encode_key(number, WireType::LengthDelimited, out);
-    encoding::encode_varint(value.len() as u64, out);
+    put_bytes_head(number, value.len(), out);
     out.put_slice(value);
+}
+
+/// Appends what precedes the `length` bytes of such a field.
+pub fn put_bytes_head(number: u32, length: usize, out: &mut impl BufMut) {
+    encoding::encode_key(number, WireType::LengthDelimited, out);
+    encoding::encode_varint(length as u64, out);
 }
 
 /// Bytes that [`put_bytes`] appends for a value of `length` bytes.

@@ -1,9 +1,11 @@
 //! One `RangeResponse` of many.
 
 use super::Page;
-use crate::{etcd::wire, grpc};
+use crate::{
+    etcd::{range_response::tail, wire},
+    grpc,
+};
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{self, WireType};
 
 /// The pages of a list, put together as the message that etcd would have sent.
 #[derive(Debug, Clone, Default)]
@@ -105,22 +107,10 @@ pub fn stream_end(header: &Bytes, more: bool, count: i64) -> Bytes {
 fn stream_head(length: usize) -> Bytes {
     let mut head = BytesMut::with_capacity(16);
     grpc::put_prefix(wire::bytes_field_length(1, length), &mut head);
-    encoding::encode_key(1, WireType::LengthDelimited, &mut head);
-    encoding::encode_varint(length as u64, &mut head);
+    wire::put_bytes_head(1, length, &mut head);
     head.freeze()
 }
 
-/// `more` and `count` as etcd writes them: nothing where they say nothing.
-fn tail(more: bool, count: i64) -> Bytes {
-    let mut tail = BytesMut::new();
-    for (number, value) in [(3, u64::from(more)), (4, count as u64)] {
-        if value != 0 {
-            encoding::encode_key(number, WireType::Varint, &mut tail);
-            encoding::encode_varint(value, &mut tail);
-        }
-    }
-    tail.freeze()
-}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,11 +2,11 @@
 //! owns its keys, **forwarded** there, and its answer **relayed**.
 //!
 //! `rpc` decodes requests and decides what a method means on several clusters; here is what every
-//! call has in common. May import `admission`, `routing` and `upstream`.
+//! call has in common. May import what is below it.
 
 mod call;
 mod metrics;
-mod pages;
+mod mirrored;
 mod placement;
 mod read;
 mod relay;
@@ -17,7 +17,7 @@ mod whole;
 
 pub use call::{Call, Peer};
 pub use metrics::{Account, Metrics, Record};
-pub use pages::{Pages, Stopped};
+pub use mirrored::{Mirrored, NotMirrored};
 pub use placement::{Placed, Topology, UnknownCluster};
 pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};

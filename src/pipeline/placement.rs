@@ -4,6 +4,7 @@ use super::{Call, Tokens};
 use crate::{
     admission::Gate,
     etcd::key_range::KeyRange,
+    mirror::Mirror,
     routing::{Located, Segment, Table},
     upstream::Cluster,
 };
@@ -18,6 +19,8 @@ pub struct Topology {
     pub clusters: Vec<Arc<Cluster>>,
     /// The way into each of them.
     pub gates: Vec<Arc<Gate>>,
+    /// What is held of each of them.
+    pub mirrors: Vec<Arc<Mirror>>,
     /// Indices into `clusters`.
     pub table: Table<usize>,
     /// URLs that `MemberList` shows; empty: the address each client connected to.
@@ -93,6 +96,10 @@ impl Topology {
 impl<'t> Placed<'t> {
     pub fn tokens(&self) -> &'t Tokens {
         &self.topology.tokens
+    }
+
+    pub fn mirror(&self) -> &'t Arc<Mirror> {
+        &self.topology.mirrors[self.index]
     }
 
     pub fn gate(&self) -> &'t Arc<Gate> {

@@ -1,6 +1,6 @@
 //! Reads that others may ask, too: shared, kept, and cut into pages.
 
-use super::{Pages, Whole, pages::Stopped};
+use super::Whole;
 use crate::{
     admission::{
         Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
@@ -12,7 +12,7 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
     },
     grpc,
-    paging::{Assembly, Page, Splits},
+    paging::{Assembly, Page, Pages, Splits, Stopped},
     upstream::{self, Cluster, Lane, Outbound},
 };
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use tonic::Status;
 /// What reads have in common, for all listeners.
 #[derive(Debug)]
 pub struct Reads {
-    protection: Arc<Protection>,
+    pub(super) protection: Arc<Protection>,
     flights: Arc<Flights<Key, Flown>>,
     pinned: Arc<Pinned<Key, Kept>>,
     /// Where to cut the lists of each cluster.
@@ -47,8 +47,9 @@ struct ReadMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     cluster: u64,
-    /// The token by which etcd knows the client.
-    identity: Bytes,
+    /// The metadata that etcd looks at, each value behind its end: no two clients that differ in
+    /// one have the same, since no header holds a line's end.
+    metadata: Bytes,
     /// The request as the client encoded it.
     request: Bytes,
 }
@@ -95,7 +96,7 @@ impl Reads {
         ] {
             registry.register(name, help, counter.clone());
         }
-        let config = protection.config().coalescing;
+        let config = protection.coalescing();
         let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
         let kept = Arc::downgrade(&pinned);
         protection.memory.reclaim_by(move || {
@@ -114,7 +115,9 @@ impl Reads {
 
     /// Takes over what may change while calls are under way.
     pub fn reconfigure(&self) {
-        self.flights.set_waiters_max(self.protection.config().coalescing.waiters_max);
+        let config = self.protection.coalescing();
+        self.flights.set_waiters_max(config.waiters_max);
+        self.pinned.set_bytes(config.pinned_bytes);
     }
 
     pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
@@ -127,6 +130,9 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Where clients put their token.
 const TOKENS: [&str; 2] = ["token", "authorization"];
+
+/// By which a client has a member refuse that has no leader.
+const HAS_LEADER: &str = "hasleader";
 
 /// Whether several may get one answer to `request`, of this kind: not the question whether etcd
 /// works, and not what a member may answer by itself, which promises nothing.
@@ -148,7 +154,7 @@ impl Read {
         self.share().await
     }
 
-    async fn share(self: Arc<Self>) -> Flown {
+    pub(super) async fn share(self: Arc<Self>) -> Flown {
         self.reads.metrics.reads.inc();
         let (flights, worker) = (&self.reads.flights, self.outbound.worker);
         let fly = || Self::flight(Arc::clone(&self));
@@ -195,14 +201,10 @@ impl Read {
         }
         self.reads.metrics.flights.inc();
         let outbound = Outbound { worker, ..self.outbound.clone() };
-        let flown = match self.pages(&permit) {
+        match self.pages(&permit) {
             true => self.list(outbound, held, &permit).await,
             false => self.whole(outbound, held, &permit).await,
-        };
-        if flown.as_ref().is_ok_and(|whole| whole.is_overload()) {
-            self.gate.overloaded();
         }
-        flown
     }
 
     /// Whether it is worth cutting into pages, and can be.
@@ -217,7 +219,7 @@ impl Read {
     }
 
     /// A request with fields that this build does not know goes to etcd as it came.
-    fn is_understood(&self) -> bool {
+    pub(super) fn is_understood(&self) -> bool {
         let body = self.outbound.body.as_ref().map_or(0, Bytes::len);
         self.request.encoded_len() + grpc::PREFIX_LEN == body
     }
@@ -225,8 +227,12 @@ impl Read {
     /// Whether the answer stays the same for as long as etcd has its revision. To a client that has
     /// a name at etcd it does not: what that may read changes, and only etcd knows.
     fn is_lasting(&self) -> bool {
-        let named = TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name));
-        self.request.revision > 0 && !named
+        self.request.revision > 0 && !self.is_named()
+    }
+
+    /// Whether the client has a name at etcd, by a token; else it is to etcd what Seawall is.
+    pub(super) fn is_named(&self) -> bool {
+        TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name))
     }
 
     fn is_light(&self) -> bool {
@@ -273,7 +279,8 @@ impl Read {
                 Err(Stopped::Refused(status))
                     if self.request.revision <= 0
                         && Whole::refused(status.clone()).is_compacted() => {}
-                Err(stopped) => return stopped.into(),
+                Err(Stopped::Refused(status)) => return Ok(Arc::new(Whole::refused(status))),
+                Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
             }
         }
         self.whole(outbound, held, permit).await
@@ -331,7 +338,7 @@ impl Read {
     /// An answer that was kept, if etcd still has its revision, under the header that etcd would
     /// give it now: both are learnt by reading one key at that revision.
     async fn renewed(self: Arc<Self>, kept: &Assembly) -> Flown {
-        let asked = Arc::new(self.at_one_key());
+        let asked = Arc::new(self.at_one_key(self.request.revision));
         let whole = asked.share().await?;
         let Ok(pieces) = &whole.result else { return Ok(whole) };
         let message = grpc::Message::from_framed(pieces.concat().into());
@@ -347,11 +354,11 @@ impl Read {
         }
     }
 
-    /// Whether the first key of the range was there at the revision.
-    fn at_one_key(&self) -> Self {
+    /// The least read of `revision`: the same for all, whatever they want of it.
+    pub(super) fn at_one_key(&self, revision: i64) -> Self {
         let request = RangeRequest {
-            key: self.request.key.clone(),
-            revision: self.request.revision,
+            key: Bytes::from_static(b"\0"),
+            revision,
             count_only: true,
             ..RangeRequest::default()
         };
@@ -360,18 +367,14 @@ impl Read {
         let Kind { shape, class } = Kind::of(Shape::CurrentRevision);
         let keys = Some(KeyRange::single(request.key.clone()));
         let subject = Subject { shape, class, keys, ..self.subject.clone() };
-        Self { request, outbound, subject, ..self.clone() }
+        // A rule for one client must not hold the others up.
+        Self { request, outbound, subject, plan: Plan::default(), ..self.clone() }
     }
 
     fn key(&self) -> Key {
-        let identity: Vec<_> = TOKENS
-            .iter()
-            .filter_map(|name| self.outbound.headers.get(*name))
-            .flat_map(|token| token.as_bytes())
-            .copied()
-            .collect();
         let request = self.outbound.body.clone().unwrap_or_default();
-        Key { cluster: self.cluster.number(), identity: identity.into(), request }
+        let metadata = looked_at(&self.outbound.headers);
+        Key { cluster: self.cluster.number(), metadata, request }
     }
 }
 
@@ -381,6 +384,18 @@ const ATTEMPTS: u32 = 3;
 /// Another cluster id is another store, whose history is another one, as is one that has gone back.
 fn is_same_store(now: &ResponseHeader, before: &ResponseHeader) -> bool {
     now.cluster_id == before.cluster_id && now.revision >= before.revision
+}
+
+/// What etcd makes an answer depend on besides the request, in a form that tells all of it apart.
+fn looked_at(headers: &HeaderMap) -> Bytes {
+    let mut metadata = Vec::new();
+    for name in TOKENS.into_iter().chain([HAS_LEADER]) {
+        if let Some(value) = headers.get(name) {
+            metadata.extend_from_slice(value.as_bytes());
+        }
+        metadata.push(b'\n');
+    }
+    metadata.into()
 }
 
 fn fit(held: &mut Held, bytes: u64) {
@@ -421,5 +436,33 @@ impl Census for Counting<'_> {
             counted.ok()?.ok().map(|response| response.count.max(0) as u64)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_differs_in_what_etcd_looks_at_shares_nothing() {
+        let of = |headers: &[(&'static str, &'static str)]| {
+            let parsed = headers.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), value.parse().expect("a header"))
+            });
+            looked_at(&parsed.collect())
+        };
+        let told_apart = [
+            of(&[]),
+            of(&[("token", "a")]),
+            of(&[("authorization", "a")]),
+            of(&[("token", "ab")]),
+            of(&[("token", "a"), ("authorization", "b")]),
+            of(&[("hasleader", "true")]),
+            of(&[("token", "a"), ("hasleader", "true")]),
+        ];
+        for (index, one) in told_apart.iter().enumerate() {
+            assert_eq!(told_apart.iter().position(|other| other == one), Some(index));
+        }
+        assert_eq!(of(&[("user-agent", "a")]), of(&[]));
     }
 }

@@ -31,10 +31,10 @@ pub async fn steer(cluster: Weak<Cluster>, gate: Arc<Gate>, protection: Arc<Prot
     loop {
         let Some(cluster) = cluster.upgrade() else { return };
         look(&cluster, &gate).await;
-        let config = protection.config();
-        if let Some(percent) = cluster.space_percent(config.space.quota_bytes) {
+        let config = protection.space();
+        if let Some(percent) = cluster.space_percent(config.quota_bytes) {
             gate.set_space(percent);
-            let full = percent >= config.space.warn_percent;
+            let full = percent >= config.warn_percent;
             if full && !warned {
                 tracing::warn!(cluster = &*cluster.name, percent, "etcd's database fills up");
             }

@@ -54,12 +54,6 @@ impl Whole {
         self.cost.lock().take()
     }
 
-    /// Whether etcd says by it that it has too much to do.
-    pub fn is_overload(&self) -> bool {
-        let told = |status: &Status| status.message() == errors::TOO_MANY_REQUESTS.1;
-        self.result.as_ref().is_err_and(told)
-    }
-
     /// Whether etcd says by it that the revision is compacted.
     pub fn is_compacted(&self) -> bool {
         let told = |status: &Status| (status.code(), status.message()) == errors::COMPACTED;

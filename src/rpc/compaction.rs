@@ -37,7 +37,7 @@ pub(super) async fn compact(context: Context, mut incoming: Incoming, responder:
     if done && context.call.cluster.is_none() {
         follow(&context, &request);
     }
-    context.finish(answered, responder).await;
+    context.finish(placed, answered, responder).await;
 }
 
 /// The default cluster was compacted as `request` says: the others follow, without the client

@@ -12,10 +12,12 @@ use crate::{
             range_request::{SortOrder, SortTarget},
             request_op::Request,
         },
+        wire,
     },
-    grpc::{Incoming, Message},
+    grpc::{Incoming, Message, ReadError},
     pipeline::{self, Gone, Manner, Placed, Responder},
     routing::txn as keys_of,
+    upstream::{self, Answer},
 };
 use std::sync::Arc;
 
@@ -112,21 +114,50 @@ impl Write<'_> {
             true => context.enter_to_write(&placed, &subject, &deletes, &mut responder).await,
             false => context.enter(&placed, &subject, &mut responder).await,
         };
-        let permit = match entering {
+        let mut permit = match entering {
             Ok(Ok(permit)) => permit,
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
         };
-        if placed.index == 0 || leases.is_empty() {
-            context.forward(placed, manner, message, responder).await;
-        } else {
-            let outbound =
-                pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
-            let writing = materialize::with_leases(context, &placed, &outbound, manner, &leases);
-            let answered = responder.unless_gone(Box::pin(writing)).await;
-            context.finish(answered, responder).await;
-        }
-        drop(permit);
+        let outbound = pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
+        let writing = async {
+            let mut answer = if placed.index == 0 || leases.is_empty() {
+                pipeline::resend(&placed, &outbound, manner).await?
+            } else {
+                let leases = &leases;
+                Box::pin(materialize::with_leases(context, &placed, &outbound, manner, leases))
+                    .await?
+            };
+            if permit.grows() && has_stored(method, &mut answer).await? {
+                permit.stored();
+            }
+            Ok(answer)
+        };
+        let answered = responder.unless_gone(writing).await;
+        context.finish(placed, answered, responder).await;
+    }
+}
+
+/// `TxnResponse.succeeded`, which stands behind the header: four numbers of at most eleven bytes.
+const SUCCEEDED: u32 = 2;
+const HEAD: usize = 64;
+
+/// Whether etcd has done what it was asked to. A transaction may have gone the other way.
+async fn has_stored(method: Method, answer: &mut Answer) -> Result<bool, upstream::Error> {
+    if answer.is_refused() || method != Method::Txn {
+        return Ok(!answer.is_refused());
+    }
+    let body = &mut answer.body;
+    let peeked = match body.peek_length().await {
+        Ok(Some(_)) => body.peek_payload(HEAD).await,
+        Ok(None) => return Ok(false),
+        Err(error) => Err(error),
+    };
+    match peeked {
+        Ok(head) => Ok(wire::fields(&head).flatten().any(|field| field.number == SUCCEEDED)),
+        Err(ReadError::Broken(error)) => Err(answer.broken(&error)),
+        // What is no message says nothing, and goes on as it is.
+        Err(_) => Ok(false),
     }
 }
 

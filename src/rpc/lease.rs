@@ -45,7 +45,7 @@ pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: R
         Ok(answer)
     };
     let answered = responder.unless_gone(granting).await;
-    context.finish(answered, responder).await;
+    context.finish(placed, answered, responder).await;
 }
 
 pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: Responder) {
@@ -64,7 +64,7 @@ pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: 
         Ok(answer)
     };
     let answered = responder.unless_gone(revoking).await;
-    context.finish(answered, responder).await;
+    context.finish(placed, answered, responder).await;
 }
 
 /// Revokes what the other clusters hold under `id`. One that cannot be asked keeps its copy until
@@ -160,7 +160,7 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, mut respond
     let upward = renew(incoming, up, context.edge.request_bytes_max, copies);
     let downward = async {
         let answered = responder.unless_gone(exchange.answer()).await;
-        context.finish(answered, responder).await;
+        context.finish(placed, answered, responder).await;
     };
     tokio::select! {
         () = downward => {}

@@ -203,17 +203,21 @@ impl Context {
         responder.record.placed(manner.class, &placed.cluster.name);
         let forwarding = pipeline::forward(&placed, &self.call, manner, message.framed());
         let answered = responder.unless_gone(forwarding).await;
-        self.finish(answered, responder).await;
+        self.finish(placed, answered, responder).await;
     }
 
     /// Relays the answer, or says why there is none.
     async fn finish(
         &self,
+        placed: Placed<'_>,
         answered: Result<Result<Answer, upstream::Error>, Gone>,
         responder: Responder,
     ) {
         match answered {
             Ok(Ok(answer)) => {
+                if answer.refusal().is_some_and(|refusal| is_overload(&refusal)) {
+                    placed.gate().overloaded();
+                }
                 pipeline::relay(answer, responder, self.stop(), |cut| self.cut(cut)).await
             }
             Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),
@@ -253,4 +257,10 @@ impl Context {
         let asked = placed.cluster.ask(Method::Range, &request, headers, worker, deadline).await?;
         asked.map(|response: RangeResponse| response.header).map_err(Error::Etcd)
     }
+}
+
+/// Whether etcd says that it has too much to do, as it does of writes alone. It is known by its
+/// text: the code on the wire is UNKNOWN, whatever etcd's own client makes of it.
+fn is_overload(refusal: &tonic::Status) -> bool {
+    refusal.message() == errors::TOO_MANY_REQUESTS.1
 }

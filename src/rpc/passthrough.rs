@@ -1,6 +1,6 @@
 //! Methods that are only forwarded, to the default cluster or the one the client names.
 
-use super::{Context, error::Error, status};
+use super::{Context, admit::in_turn, error::Error, status};
 use crate::{
     admission::{Class, classify},
     etcd::method::{Affinity, Effect, Method},
@@ -26,14 +26,13 @@ pub(super) async fn unary(
     let kind = classify::method(method.path());
     let subject = context.subject(method, kind, None, 0);
     context.attribute(&placed, &subject, &message, &mut responder);
-    let permit = match context.enter(&placed, &subject, &mut responder).await {
+    let mut permit = match context.enter(&placed, &subject, &mut responder).await {
         Ok(Ok(permit)) => permit,
         Ok(Err(error)) => return responder.status(&status::of(&error)),
         Err(Gone) => return,
     };
     let manner = Manner::of(method, kind.class);
-    context.forward(placed, manner, &message, responder).await;
-    drop(permit);
+    in_turn(&mut permit, context.forward(placed, manner, &message, responder)).await;
 }
 
 /// A call of unknown shape: both directions as they come.

@@ -1,16 +1,16 @@
 //! `Range` and `RangeStream`: shared, paged, or forwarded as they are.
 
-use super::{Context, error::Error, kv::check_sort, merge, status};
+use super::{Context, admit::in_turn, error::Error, kv::check_sort, merge, status};
 use crate::{
     admission::{Cost, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
-    paging::{stream_chunk, stream_end},
-    pipeline::{self, Failure, Gone, Manner, Pages, Placed, Read, Responder, Stopped, Whole},
+    paging::{Pages, Stopped, stream_chunk, stream_end},
+    pipeline::{self, Failure, Gone, Manner, NotMirrored, Placed, Read, Responder, Whole},
     upstream,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::time::{sleep, timeout_at};
+use std::sync::Arc;
+use tokio::time::timeout_at;
 use tonic::{Code, Status};
 
 pub(super) async fn range(
@@ -36,14 +36,13 @@ pub(super) async fn range(
             // Its turn is the default cluster's, where most of such a range lies.
             let subject = context.subject(method, kind, Some(keys), 0);
             let default = context.topology.default();
-            let permit = match context.enter(&default, &subject, &mut responder).await {
+            let mut permit = match context.enter(&default, &subject, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
             };
             let merging = merge::range(&context, method, manner, &request, &segments, responder);
-            Box::pin(merging).await;
-            return drop(permit);
+            return in_turn(&mut permit, Box::pin(merging)).await;
         }
     };
     let subject = context.subject(method, kind, Some(keys), 0);
@@ -55,6 +54,10 @@ pub(super) async fn range(
     };
     let protection = &context.edge.protection;
     let asked = Asked { context: &context, placed, manner, message: &message, subject, plan };
+    let responder = match asked.recall(&request, responder).await {
+        Some(responder) => responder,
+        None => return,
+    };
     if method == Method::RangeStream {
         let here = !placed.cluster.streams_ranges() && protection.pages(&asked.plan);
         return match here {
@@ -70,9 +73,8 @@ pub(super) async fn range(
     }
 }
 
-/// An answer that takes longer waits for its client and not for etcd, and others have their turn:
-/// clients that stop reading must not keep all lists from etcd.
-const TURN_MAX: Duration = Duration::from_secs(10);
+/// What a client names in `seawall-override` to be answered by etcd itself.
+const MIRROR: &str = "mirror";
 
 /// A range that was asked for, and what is to become of it.
 struct Asked<'c> {
@@ -100,18 +102,57 @@ impl Asked<'_> {
         }
     }
 
+    /// Answers from memory; gives the responder back where that cannot be.
+    async fn recall(&self, request: &RangeRequest, mut responder: Responder) -> Option<Responder> {
+        let call = &self.context.call;
+        if call.overrides.as_deref() == Some(MIRROR) {
+            return Some(responder);
+        }
+        let read = self.read(request.clone());
+        let recalling = read.mirrored(self.placed.mirror());
+        let Ok(recalled) = responder.unless_gone(self.in_time(recalling)).await else {
+            return None;
+        };
+        let streams = call.method == Some(Method::RangeStream);
+        match recalled {
+            None => {
+                responder.status(&status::of(&Error::Upstream(upstream::Error::Deadline)));
+                None
+            }
+            Some(Err(NotMirrored::Pass(_))) => Some(responder),
+            Some(Err(NotMirrored::Refused(refusal))) => {
+                responder.status(&refusal);
+                None
+            }
+            Some(Ok(_)) if streams && refusal(self.subject.shape, request).is_some() => {
+                Some(responder)
+            }
+            Some(Ok(mirrored)) => {
+                if let Some(account) = responder.record.account() {
+                    account.cost = Some(Cost::default());
+                }
+                if streams {
+                    mirrored.stream(responder).await;
+                    return None;
+                }
+                mirrored.send(responder).await.err()
+            }
+        }
+    }
+
+    /// What comes of `work` before the client's deadline.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.context.call.deadline {
+            Some(deadline) => timeout_at(deadline, work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
     /// Answers with what others may get, too.
     async fn share(self, request: RangeRequest, mut responder: Responder) {
-        let reading = Arc::new(self.read(request)).answer();
-        let deadline = self.context.call.deadline;
-        let reading = async {
-            match deadline {
-                Some(deadline) => timeout_at(deadline, reading)
-                    .await
-                    .unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))),
-                None => reading.await,
-            }
-        };
+        let reading = self.in_time(Arc::new(self.read(request)).answer());
+        let reading =
+            async { reading.await.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) };
         match responder.unless_gone(Box::pin(reading)).await {
             Ok(Ok(whole)) => {
                 if let Some(account) = responder.record.account() {
@@ -140,21 +181,12 @@ impl Asked<'_> {
     /// Passes the answer on as it comes.
     async fn forward(self, mut responder: Responder) {
         let Self { context, placed, manner, message, subject, plan } = self;
-        let permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
+        let mut permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
         };
-        // Owns the permit, and gives it back as soon as either ends.
-        let turn = async move {
-            sleep(TURN_MAX).await;
-            drop(permit);
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = context.forward(placed, manner, message, responder) => {}
-            () = turn => {}
-        }
+        in_turn(&mut permit, context.forward(placed, manner, message, responder)).await;
     }
 
     /// Answers `RangeStream` in front of an etcd that has none.
@@ -163,7 +195,7 @@ impl Asked<'_> {
             return responder.status(&refusal);
         }
         let (context, placed) = (self.context, self.placed);
-        let permit =
+        let mut permit =
             match context.enter_by(&placed, &self.subject, &self.plan, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
@@ -174,7 +206,7 @@ impl Asked<'_> {
         outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
         outbound.deadline = context.call.deadline;
         let pages = read.paged(outbound);
-        let cost = stream_pages(pages, &request, responder).await;
+        let cost = in_turn(&mut permit, stream_pages(pages, &request, responder)).await;
         permit.settle(cost);
     }
 }

@@ -1,7 +1,13 @@
 //! Small calls of our own, decoded.
 
 use super::{Answer, Cluster, Error, Exchange, Lane, Member, Outbound};
-use crate::{etcd::method::Method, grpc};
+use crate::{
+    etcd::{
+        method::Method,
+        proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+    },
+    grpc,
+};
 use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -113,7 +119,34 @@ impl Answer {
     }
 }
 
-fn outbound(method: Method, request: &impl prost::Message, worker: usize, lane: Lane) -> Outbound {
+impl Cluster {
+    /// Opens a watch of one watcher that ends when its member has no leader. Dropping the answer
+    /// ends it, too.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
+    pub async fn watch(&self, create: WatchCreateRequest, worker: usize) -> Result<Answer, Error> {
+        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let mut outbound = outbound(Method::Watch, &request, worker, Lane::Watch);
+        Arc::make_mut(&mut outbound.headers).insert("hasleader", HeaderValue::from_static("true"));
+        let request = outbound.body.take().unwrap_or_default();
+        let mut exchange = self.stream(&outbound).await?;
+        if let Some(up) = &mut exchange.outgoing {
+            // Fails when the stream has ended, as its answer says.
+            let _ = up.send(request).await;
+        }
+        exchange.answer().await
+    }
+}
+
+/// A call of our own, ready to be sent.
+pub fn outbound(
+    method: Method,
+    request: &impl prost::Message,
+    worker: usize,
+    lane: Lane,
+) -> Outbound {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));

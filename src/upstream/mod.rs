@@ -17,7 +17,7 @@ mod probe;
 mod retry;
 mod timeline;
 
-pub use ask::CONTROL;
+pub use ask::{CONTROL, outbound};
 pub use cluster::{Cluster, Identity};
 pub use config::{Config, Endpoint, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig};
 pub use error::Error;

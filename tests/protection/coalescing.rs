@@ -108,6 +108,24 @@ async fn an_answer_that_was_kept_is_checked_with_etcd() -> Result<()> {
     Ok(())
 }
 
+/// How much may be kept can be changed without a restart.
+#[tokio::test]
+async fn what_was_kept_is_given_up_when_nothing_may_be() -> Result<()> {
+    let stage = Stage::start("").await?;
+    let (through, direct) = (stage.through().await?, stage.direct().await?);
+    direct.put("/registry/pods/a/1", "1").await?.ok();
+    let pinned = RangeRequest { revision: direct.revision().await?, ..list("/registry/pods/") };
+    let read = async || {
+        ensure!(through.range(&pinned).await?.is_ok());
+        crate::operator::metric(stage.seawall.admin()?, "seawall_reads_kept_total").await
+    };
+    ensure!((read().await?, read().await?) == (0.0, 1.0), "the answer was not kept");
+    stage.reload("coalescing: {pinned: 0B}").await?;
+    ensure!(read().await? == 1.0, "it is kept still");
+    ensure!(read().await? == 1.0, "it was kept again");
+    Ok(())
+}
+
 #[tokio::test]
 async fn who_leaves_disturbs_nobody() -> Result<()> {
     let stage = Stage::start("").await?;

@@ -39,6 +39,62 @@ async fn each_namespace_has_its_quota() -> Result<()> {
     .await
 }
 
+/// What begins with a prefix need not lie below it.
+#[tokio::test]
+async fn each_prefix_has_its_quota() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: pods\n  match: {prefixes: [/registry/pods, /registry/podtemplates]}\n  \
+         quota: {objects: 1}",
+    )
+    .await?;
+    let kv = stage.through().await?;
+    for resource in ["podtemplates", "pods"] {
+        let key = |name: &str| format!("/registry/{resource}/a/{name}");
+        ensure!(kv.create(&key("1"), "1").await?.is_ok(), "there is room for {resource}");
+        let full = kv.create(&key("2"), "1").await?.err().context("it is created")?;
+        ensure!(full.text.contains(&format!("/registry/{resource}/")), "{full:?}");
+    }
+    Ok(())
+}
+
+/// Clients other than Kubernetes say neither that a key is new nor that it is not.
+#[tokio::test]
+async fn a_put_that_changes_a_key_needs_no_room() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: maps\n  match: {prefixes: [/registry/configmaps]}\n  quota: {objects: 2}",
+    )
+    .await?;
+    let kv = stage.through().await?;
+    for key in ["1", "2"] {
+        ensure!(kv.create(&format!("{CONFIGMAPS}a/{key}"), "1").await?.is_ok());
+    }
+    ensure!(kv.put(&format!("{CONFIGMAPS}a/1"), "2").await?.is_ok(), "it is there already");
+    ensure!(kv.put(&format!("{CONFIGMAPS}a/3"), "1").await?.is_err(), "it is new");
+    Ok(())
+}
+
+/// Controllers create what is there already, again and again.
+#[tokio::test]
+async fn only_what_is_stored_counts() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: maps\n  match: {prefixes: [/registry/configmaps]}\n  quota: {objects: 20}",
+    )
+    .await?;
+    let kv = stage.through().await?;
+    let key = format!("{CONFIGMAPS}a/1");
+    ensure!(kv.create(&key, "1").await?.is_ok_and(|created| created.succeeded));
+    for _ in 0..30 {
+        ensure!(kv.create(&key, "1").await?.is_ok_and(|created| !created.succeeded));
+        ensure!(kv.put(&key, "2").await?.is_ok());
+    }
+    for number in 2..=20 {
+        let created = kv.create(&format!("{CONFIGMAPS}a/{number}"), "1").await?;
+        ensure!(created.is_ok_and(|created| created.succeeded), "there is room for {number}");
+    }
+    ensure!(kv.create(&format!("{CONFIGMAPS}a/21"), "1").await?.is_err());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_value_may_be_too_large_for_its_prefix() -> Result<()> {
     let stage = Stage::start(

@@ -11,6 +11,7 @@ mod limits;
 mod overload;
 mod paging;
 mod rules;
+mod scripted;
 mod streams;
 
 // Each of the test programs that share them uses a part.
@@ -38,7 +39,9 @@ use seawall::etcd::{
 };
 use seawall_testkit::{Cluster, SeawallProcess, eventually};
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -102,10 +105,15 @@ impl Stage {
 }
 
 async fn seawall(config: &Path) -> Result<SeawallProcess> {
+    seawall_with(["--config".as_ref(), config.as_os_str()]).await
+}
+
+async fn seawall_with(
+    args: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<SeawallProcess> {
     let binary = env::var_os("SEAWALL_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
-    let builder = SeawallProcess::builder().binary(binary);
-    builder.args(["--config".as_ref(), config.as_os_str()]).start().await
+    SeawallProcess::builder().binary(binary).args(args).start().await
 }
 
 fn text(endpoints: &[String], protection: &str) -> String {

@@ -1,6 +1,6 @@
 //! When there is no room for lists, what matters goes on.
 
-use crate::{Stage, list, raw};
+use crate::{Kv, Stage, list, raw, scripted};
 use anyhow::{Context, Result, ensure};
 use seawall::{
     etcd::{method::Method, proto::etcdserverpb::RangeRequest},
@@ -8,6 +8,27 @@ use seawall::{
 };
 use seawall_testkit::eventually;
 use tonic::Code;
+
+/// On the wire etcd says it of writes alone, and with the code UNKNOWN.
+#[tokio::test]
+async fn an_etcd_that_has_too_much_to_do_gets_fewer_lists() -> Result<()> {
+    let text = "etcdserver: too many requests";
+    let etcd = scripted::refusing_writes(Code::Unknown, text).await?;
+    let seawall = crate::seawall_with(["--upstream", &format!("http://{etcd}")]).await?;
+    let lists = async |limit: u32| {
+        eventually(crate::client::DEADLINE, "the limit of lists", async || {
+            let gauge = format!("seawall_queue_limit{{cluster=\"main\",queue=\"lists\"}} {limit}");
+            let (_, text) = crate::operator::get(seawall.admin()?, "/metrics").await?;
+            text.lines().any(|line| line == gauge).then_some(()).context(gauge)
+        })
+        .await
+    };
+    lists(2).await?;
+    let kv = Kv::connect(seawall.address("main")?).await?;
+    let refused = kv.put("/registry/pods/a/1", "1").await?.err().context("it is written")?;
+    ensure!(refused.code == Code::Unknown && refused.text == text, "{refused:?}");
+    lists(1).await
+}
 
 /// Lists of their own, so that none shares another's answer.
 fn own_list(number: usize) -> RangeRequest {

@@ -8,14 +8,25 @@ use crate::{
     },
     attribution,
     config::units,
+    mirror,
 };
 use std::fmt::Display;
 
 /// Settings are taken apart without `..`, so that none can be forgotten.
 impl Page<'_> {
     pub(super) fn protection(&mut self, config: &Config) {
-        let Config { mode, memory_bytes, coalescing, paging, queues, space, deletes, rules } =
-            config;
+        let Config {
+            mode,
+            memory_bytes,
+            coalescing,
+            paging,
+            queues,
+            space,
+            deletes,
+            // Printed with what else there is to say of it.
+            mirror: _,
+            rules,
+        } = config;
         self.value("mode", of_mode(*mode), "");
         self.size("memory", *memory_bytes);
         self.section("coalescing", |page| {
@@ -130,6 +141,25 @@ impl Page<'_> {
         self.maybe("value_size", value_size.map(units::Size), "any");
         self.maybe("delete_keys", *delete_keys, "as protection.deletes says");
         self.value("per_namespace", per_namespace, "");
+    }
+
+    pub(super) fn mirror(&mut self, mode: Mode, config: &mirror::Config) {
+        let mirror::Config {
+            memory_bytes,
+            history,
+            wait_max,
+            pinned,
+            verify_interval,
+            consistency_checks,
+        } = config;
+        self.value("mode", of_mode(mode), "");
+        self.size("memory", *memory_bytes);
+        self.size("history", history.bytes as u64);
+        self.duration("wait_max", *wait_max);
+        let prefixes = pinned.iter().map(|name| quoted(&String::from_utf8_lossy(name)));
+        self.values("pinned", prefixes, "none");
+        self.duration("verify_interval", verify_interval.unwrap_or_default());
+        self.value("consistency_checks", consistency_checks, "");
     }
 
     pub(super) fn attribution(&mut self, config: &attribution::Config) {

@@ -21,6 +21,7 @@ impl Checks<'_> {
     pub(super) fn protection(
         &mut self,
         file: file::Protection,
+        mirror: file::Mode,
         clusters: &[upstream::Config],
     ) -> Config {
         let file::Protection { mode, memory, coalescing, paging, queues, space, deletes, rules } =
@@ -33,6 +34,7 @@ impl Checks<'_> {
             queues: self.queues(&queues),
             space: self.space(&space),
             deletes: self.deletes(&deletes),
+            mirror: of_mode(mirror),
             rules: self.rules("protection.rules", rules, clusters),
         }
     }
@@ -170,7 +172,7 @@ pub(super) fn of_mode(mode: file::Mode) -> Mode {
 const MEMORY_MIN: Size = Size(64 << 20);
 
 /// What no machine has: a slip of the unit.
-const SIZE_MAX: Size = Size(1 << 40);
+pub(super) const SIZE_MAX: Size = Size(1 << 40);
 
 /// Below that a list is more calls than data; above, a page is a list.
 const PAGE_MIN: Size = Size(64 << 10);

@@ -1,6 +1,6 @@
 //! A list, page by page at one revision.
 
-use super::{Whole, read::Failure};
+use super::{Cut, Page, Splits};
 use crate::{
     etcd::{
         errors,
@@ -9,7 +9,6 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, ResponseHeader},
     },
     grpc,
-    paging::{Page, Splits},
     upstream::{self, Cluster, Outbound},
 };
 use bytes::Bytes;
@@ -86,7 +85,7 @@ impl Pages {
         // What is counted must be all that follows where the client has set a limit.
         let cut = match self.left {
             None => self.splits.cut(&rest),
-            Some(_) => crate::paging::Cut { range: rest.clone(), known: false },
+            Some(_) => Cut { range: rest.clone(), known: false },
         };
         let limit = match (cut.known, self.left) {
             _ if cut.known || self.request.count_only => 0,
@@ -171,13 +170,4 @@ const PAGE_BYTES_MAX: usize = u32::MAX as usize;
 /// Whether a member does not have the revision yet.
 fn is_behind(status: &Status) -> bool {
     (status.code(), status.message()) == errors::FUTURE_REVISION
-}
-
-impl From<Stopped> for Result<Arc<Whole>, Failure> {
-    fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::Refused(status) => Ok(Arc::new(Whole::refused(status))),
-            Stopped::Failed(error) => Err(Failure::Upstream(error)),
-        }
-    }
 }

@@ -1,0 +1,106 @@
+//! Protections as operators see and switch them.
+
+use super::{Mode, Protection};
+
+/// One protection as an operator sees it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Standing {
+    pub protection: String,
+    pub mode: &'static str,
+    /// Whether the mode was set by hand.
+    pub switched: bool,
+    pub delayed: u64,
+    pub refused: u64,
+    pub would_delay: u64,
+    pub would_refuse: u64,
+}
+
+/// There is no protection of this name.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("there is no protection {name:?}; there are {known}")]
+pub struct UnknownProtection {
+    name: String,
+    known: String,
+}
+
+/// Protections that are always there, in the order in which a call meets them.
+const BUILT_IN: [&str; 8] =
+    ["all", "read_only", "space", "deletes", "mirror", "coalescing", "paging", "queues"];
+
+impl Protection {
+    /// Sets a protection to `mode` whatever its configuration says, or back to that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no protection of this name.
+    pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
+        if !self.standings().iter().any(|standing| standing.protection == name) {
+            return Err(self.unknown(name));
+        }
+        {
+            let mut switches = self.switches.lock();
+            match mode {
+                Some(mode) => switches.insert(name.to_owned(), mode),
+                None => switches.remove(name),
+            };
+        }
+        let config = self.current.load().config.clone();
+        self.apply(config);
+        tracing::warn!(
+            target: "seawall::audit",
+            protection = name,
+            mode = mode.map_or("as configured", Mode::as_str),
+            "protection switched"
+        );
+        Ok(())
+    }
+
+    /// That there is no protection of this name, but others.
+    pub fn unknown(&self, name: &str) -> UnknownProtection {
+        let known = self.standings().into_iter().map(|standing| standing.protection);
+        UnknownProtection { name: name.to_owned(), known: known.collect::<Vec<_>>().join(", ") }
+    }
+
+    /// Every protection, what it does, and what it has done.
+    pub fn standings(&self) -> Vec<Standing> {
+        let current = self.current();
+        let switches = self.switches.lock();
+        let standing = |protection: &str, mode: Mode, figures: [u64; 4]| {
+            let [delayed, refused, would_delay, would_refuse] = figures;
+            Standing {
+                protection: protection.to_owned(),
+                mode: mode.as_str(),
+                switched: switches.contains_key(protection),
+                delayed,
+                refused,
+                would_delay,
+                would_refuse,
+            }
+        };
+        let mut standings: Vec<_> = BUILT_IN
+            .iter()
+            .map(|name| {
+                let mode = current.mode(name, &switches);
+                standing(name, mode, self.figures(name))
+            })
+            .collect();
+        standings.extend(current.rules.iter().map(|running| {
+            standing(&format!("rules.{}", running.name), running.mode(), running.counters.figures())
+        }));
+        standings
+    }
+
+    /// What a built-in protection has done; the queues of all clusters together.
+    fn figures(&self, name: &str) -> [u64; 4] {
+        match name {
+            "all" | "mirror" => [0; 4],
+            "queues" => {
+                // The counters of a queue are shared by all clusters.
+                let queues = ["queues.reads", "queues.writes", "queues.lists", "memory"];
+                let figures = queues.map(|queue| self.metrics.protection(queue).figures());
+                std::array::from_fn(|index| figures.iter().map(|each| each[index]).sum())
+            }
+            _ => self.metrics.protection(name).figures(),
+        }
+    }
+}

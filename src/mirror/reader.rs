@@ -1,0 +1,240 @@
+//! The mirror of one cluster, as readers see it.
+
+use super::{Collection, Config, Store, Tier, feed::Order, metrics::Metrics};
+use crate::{
+    admission::Place,
+    etcd::{key_range::KeyRange, proto::etcdserverpb::ResponseHeader},
+};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+
+/// What is held of one cluster, and how far it follows.
+#[derive(Debug)]
+pub struct Mirror {
+    pub cluster: Arc<str>,
+    config: ArcSwap<Config>,
+    collections: RwLock<HashMap<Bytes, Arc<Collection>>>,
+    /// How far the feed is.
+    position: watch::Sender<Position>,
+    orders: mpsc::Sender<Order>,
+    pub metrics: Metrics,
+}
+
+/// How far the feed is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// All events up to this revision were applied; 0 while none is known.
+    pub revision: i64,
+    /// Whether it goes on.
+    pub live: bool,
+    /// Of the store that is followed.
+    pub cluster_id: u64,
+}
+
+/// Why a read is not answered from memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// It is switched off, or the client asked for etcd itself.
+    Off,
+    /// The keys are not those of one collection.
+    Keys,
+    /// Not in memory, or not yet.
+    Cold,
+    /// The values are not in memory, or something is asked for that only etcd answers.
+    Tier,
+    /// The feed has not reached the revision in time.
+    Behind,
+    /// The past that is asked for is not remembered.
+    Past,
+}
+
+impl Pass {
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::Keys, Self::Cold, Self::Tier, Self::Behind, Self::Past];
+
+    /// As in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Keys => "keys",
+            Self::Cold => "cold",
+            Self::Tier => "tier",
+            Self::Behind => "behind",
+            Self::Past => "past",
+        }
+    }
+}
+
+/// Names that are remembered, most of them cold. More than any cluster has resources.
+const COLLECTIONS_MAX: usize = 4096;
+
+impl Mirror {
+    pub(super) fn new(
+        cluster: &Arc<str>,
+        config: Config,
+        orders: mpsc::Sender<Order>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            config: ArcSwap::from_pointee(config),
+            collections: RwLock::default(),
+            position: watch::Sender::default(),
+            orders,
+            metrics,
+        }
+    }
+
+    pub fn config(&self) -> arc_swap::Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Takes over what may change; the feed notices within a second.
+    pub fn reconfigure(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
+    pub fn position(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    pub(super) fn set_position(&self, position: Position) {
+        self.position.send_if_modified(|known| {
+            let changed = *known != position;
+            *known = position;
+            changed
+        });
+    }
+
+    /// The collection that holds all keys of a range; nothing is loaded for it yet.
+    pub fn collection(&self, keys: &KeyRange) -> Result<Arc<Collection>, Pass> {
+        let name = Place::of(keys).collection;
+        if !is_inside(keys, &name) {
+            return Err(Pass::Keys);
+        }
+        if let Some(collection) = self.collections.read().get(&name) {
+            return Ok(Arc::clone(collection));
+        }
+        let mut collections = self.collections.write();
+        if collections.len() >= COLLECTIONS_MAX && !collections.contains_key(&name) {
+            return Err(Pass::Cold);
+        }
+        // Not a slice of somebody's request.
+        let name = Bytes::copy_from_slice(&name);
+        let collection =
+            collections.entry(name.clone()).or_insert_with(|| Arc::new(Collection::new(name)));
+        Ok(Arc::clone(collection))
+    }
+
+    /// All collections that are known, by their names.
+    pub fn collections(&self) -> Vec<Arc<Collection>> {
+        let mut all: Vec<_> = self.collections.read().values().cloned().collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// What a collection holds, if that is enough; else it is loaded if the read is worth it.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not there.
+    pub fn store(
+        &self,
+        collection: &Arc<Collection>,
+        tier: Tier,
+        worth_loading: bool,
+    ) -> Result<Arc<Store>, Pass> {
+        if !self.position().live {
+            return Err(Pass::Behind);
+        }
+        collection.touch();
+        let store = collection.store();
+        match &store {
+            Some(store) if store.snapshot().tier >= tier => {
+                collection.hits.fetch_add(1, Relaxed);
+                return Ok(Arc::clone(store));
+            }
+            _ => {}
+        }
+        collection.misses.fetch_add(1, Relaxed);
+        if worth_loading {
+            self.want(collection, tier);
+        }
+        Err(if store.is_some() { Pass::Tier } else { Pass::Cold })
+    }
+
+    /// Has a collection loaded. That the feed has more to do than it can remember is no reason to
+    /// wait: another read will want it again.
+    pub(super) fn want(&self, collection: &Arc<Collection>, tier: Tier) {
+        let Ok(room) = self.orders.try_reserve() else { return };
+        if collection.begin_loading(tier, Instant::now()) {
+            room.send(Order::Load { collection: Arc::clone(collection), tier });
+        }
+    }
+
+    /// Drops what is held of a collection.
+    pub fn forget(&self, collection: &Arc<Collection>) -> bool {
+        self.orders.try_send(Order::Drop { collection: Arc::clone(collection) }).is_ok()
+    }
+
+    /// Whether a header that etcd gave after the feed was at `before` is that of the store that is
+    /// followed. If not, all is dropped.
+    pub fn is_of(&self, header: &ResponseHeader, before: Position) -> bool {
+        let same = header.cluster_id == before.cluster_id && header.revision >= before.revision;
+        if !same && before.live {
+            // The feed looks for itself, and drops what is of another store.
+            let _ = self.orders.try_send(Order::Look);
+        }
+        same
+    }
+
+    /// Waits until the feed has reached `revision`, and tells how far it is then.
+    ///
+    /// # Errors
+    ///
+    /// When it does not get so far in time, or is not live.
+    pub async fn reached(&self, revision: i64) -> Result<i64, Pass> {
+        let reached = |position: &Position| !position.live || position.revision >= revision;
+        let now = self.position();
+        let position = if reached(&now) {
+            now
+        } else {
+            let mut following = self.position.subscribe();
+            let waiting = following.wait_for(reached);
+            let wait_max = self.config().wait_max;
+            *timeout(wait_max, waiting)
+                .await
+                .map_err(|_| Pass::Behind)?
+                .map_err(|_| Pass::Behind)?
+        };
+        if position.live { Ok(position.revision) } else { Err(Pass::Behind) }
+    }
+}
+
+/// Whether all keys of the range are those of the collection: its bare name, or below it. What is
+/// below a group of resources, or below a single key, belongs to other collections.
+fn is_inside(keys: &KeyRange, name: &Bytes) -> bool {
+    let below = below(name);
+    let inside = || keys.start >= below.start && keys.end <= below.end;
+    is_collection(name) && (keys.as_single().is_some() || inside())
+}
+
+/// Whether all keys below `name` belong to one collection of this name.
+pub fn is_collection(name: &[u8]) -> bool {
+    let below = [name, b"/x/y"].concat();
+    !name.is_empty() && Place::collection_of(&below) == name
+}
+
+/// All keys of a collection but its bare name.
+pub(super) fn below(name: &Bytes) -> KeyRange {
+    KeyRange::prefix([&name[..], b"/"].concat().into())
+}

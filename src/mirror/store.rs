@@ -1,0 +1,179 @@
+//! A collection: its state, its history, and the one who writes them.
+
+#[cfg(test)]
+mod tests;
+
+use super::{
+    history::{Event, History, Kind, Limits, Trimmed},
+    object::Object,
+    snapshot::{Snapshot, Tier},
+    tree::Tree,
+};
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A collection as readers see it.
+///
+/// The history has an event before the snapshot does, as at etcd, where watchers may be told of a
+/// write before it can be read.
+#[derive(Debug)]
+pub struct Store {
+    snapshot: ArcSwap<Snapshot>,
+    /// Locked for as long as a few thousand events take to be looked at, and never across an await.
+    history: RwLock<History>,
+    /// Of the last change.
+    revision: watch::Sender<i64>,
+}
+
+/// What etcd says about one key: the `kv` of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub kind: Kind,
+    pub object: Object,
+}
+
+/// The only one who changes a collection.
+#[derive(Debug)]
+pub struct Writer {
+    store: Arc<Store>,
+    /// What is published next.
+    next: Snapshot,
+}
+
+impl Store {
+    /// The newest state.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The state at a revision that the store has reached.
+    ///
+    /// # Errors
+    ///
+    /// When what has happened since is not remembered.
+    pub fn at(&self, revision: i64) -> Result<Arc<Snapshot>, Trimmed> {
+        let newest = self.snapshot();
+        if revision >= newest.revision {
+            return Ok(newest);
+        }
+        newest.at(revision, &self.history.read()).map(Arc::new)
+    }
+
+    /// Tells of changes, by the revision of the last one, once they can be read.
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.revision.subscribe()
+    }
+
+    /// Looks at the history. The writer waits meanwhile.
+    pub fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.history.read())
+    }
+
+    /// Bytes of memory of the newest state and the history.
+    pub fn bytes(&self) -> usize {
+        self.snapshot.load().bytes() + self.history.read().bytes()
+    }
+}
+
+impl Writer {
+    /// Begins with all objects, in the order of their keys, as they were at one revision.
+    pub fn load(
+        objects: impl IntoIterator<Item = Object>,
+        revision: i64,
+        tier: Tier,
+        limits: Limits,
+    ) -> Self {
+        let objects = objects.into_iter().map(|object| Arc::new(held(object, tier)));
+        let next = Snapshot { revision, tier, objects: Tree::from_sorted(objects) };
+        let store = Store {
+            snapshot: ArcSwap::from_pointee(next.clone()),
+            history: RwLock::new(History::new(revision, tier, limits)),
+            revision: watch::Sender::new(revision),
+        };
+        Self { store: Arc::new(store), next }
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Makes what happened, in its order, visible at once. A batch holds whole revisions; those that
+    /// the collection has already, because it was loaded later, are passed over.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+        let known = self.next.revision;
+        let mut events = Vec::new();
+        for change in changes {
+            if change.object.mod_revision > known {
+                events.push(self.change(change));
+            }
+        }
+        if events.is_empty() {
+            return;
+        }
+        let mut history = self.store.history.write();
+        events.into_iter().for_each(|event| history.push(event));
+        history.trim();
+        drop(history);
+        self.publish();
+    }
+
+    /// Takes up the values that a later load has brought, in the order of their keys. All that
+    /// happened up to the load's revision must have been applied.
+    ///
+    /// # Errors
+    ///
+    /// When what has happened since is not remembered; nothing changes then.
+    pub fn load_values(
+        &mut self,
+        objects: impl IntoIterator<Item = Object>,
+        revision: i64,
+    ) -> Result<(), Trimmed> {
+        let mut objects = Tree::from_sorted(objects.into_iter().map(Arc::new));
+        for event in self.store.history.read().after(revision)? {
+            match event.kind {
+                Kind::Put => objects.put(Arc::clone(&event.object)),
+                Kind::Delete => objects.remove(event.object.key()),
+            };
+        }
+        let revision = self.next.revision.max(revision);
+        self.next = Snapshot { revision, tier: Tier::Value, objects };
+        self.store.history.write().set_tier(Tier::Value);
+        self.publish();
+        Ok(())
+    }
+
+    fn change(&mut self, Change { kind, object }: Change) -> Event {
+        let object = Arc::new(object);
+        self.next.revision = object.mod_revision;
+        let objects = &mut self.next.objects;
+        let prev = match kind {
+            Kind::Put if self.next.tier == Tier::Value => objects.put(Arc::clone(&object)),
+            Kind::Put => objects.put(Arc::new(object.without_value())),
+            Kind::Delete => objects.remove(object.key()),
+        };
+        Event { kind, object, prev }
+    }
+
+    /// Gives the values up. Events that have theirs keep them, within the limits of the history.
+    pub fn drop_values(&mut self) {
+        self.next.tier = Tier::Index;
+        self.store.history.write().set_tier(Tier::Index);
+        let bare = self.next.objects.from_rank(0).map(|object| Arc::new(object.without_value()));
+        self.next.objects = Tree::from_sorted(bare);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.store.snapshot.store(Arc::new(self.next.clone()));
+        self.store.revision.send_replace(self.next.revision);
+    }
+}
+
+fn held(object: Object, tier: Tier) -> Object {
+    match tier {
+        Tier::Index if object.holds_value() => object.without_value(),
+        Tier::Index | Tier::Value => object,
+    }
+}

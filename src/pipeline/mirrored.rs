@@ -1,0 +1,213 @@
+//! Answers from memory, at a revision that etcd names after the call has arrived.
+
+use super::{Failure, Read, Responder};
+use crate::{
+    admission::{Class, Mode, Shape},
+    etcd::{
+        errors,
+        key_range::KeyRange,
+        proto::etcdserverpb::{RangeResponse, ResponseHeader},
+    },
+    grpc::{self, Message},
+    mirror::{Collection, Found, Mirror, Pass, Tier, answers},
+};
+use bytes::Bytes;
+use prost::Message as _;
+use std::sync::Arc;
+use tonic::Status;
+
+/// An answer from memory.
+#[derive(Debug)]
+pub struct Mirrored {
+    found: Found,
+    header: ResponseHeader,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum NotMirrored {
+    /// It is for etcd to answer.
+    Pass(Pass),
+    /// etcd has refused the revision.
+    Refused(Status),
+}
+
+impl From<Pass> for NotMirrored {
+    fn from(pass: Pass) -> Self {
+        Self::Pass(pass)
+    }
+}
+
+/// Bytes that are handed to the connection at once.
+const CHUNK: usize = 64 << 10;
+
+impl Read {
+    /// The answer from memory, counted either way.
+    ///
+    /// # Errors
+    ///
+    /// When etcd has to be asked, or has refused already.
+    pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
+        let mode = self.reads.protection.mirror();
+        if mode == Mode::Off {
+            return Err(Pass::Off.into());
+        }
+        let answer = self.recall(mirror).await;
+        match &answer {
+            Err(NotMirrored::Pass(pass)) => mirror.metrics.pass(*pass),
+            _ if mode == Mode::Observe => {
+                mirror.metrics.would_answer.inc();
+                return Err(Pass::Off.into());
+            }
+            _ => {
+                mirror.metrics.answers.inc();
+            }
+        }
+        answer
+    }
+
+    async fn recall(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
+        let collection = self.collection(mirror)?;
+        let tier = match answers(&self.request, Tier::Index) {
+            true => Tier::Index,
+            false => Tier::Value,
+        };
+        let worth_loading = self.request.range_end != Bytes::new();
+        mirror.store(&collection, tier, worth_loading)?;
+        match self.request.revision {
+            1.. => self.recall_past(mirror, &collection).await,
+            _ => self.recall_newest(mirror, &collection).await,
+        }
+    }
+
+    /// The collection that may answer; nothing of the client's own must stand in the way.
+    fn collection(&self, mirror: &Mirror) -> Result<Arc<Collection>, Pass> {
+        let check = self.subject.shape == Shape::CheckPage;
+        if self.subject.class == Class::Critical
+            || check && !mirror.config().consistency_checks
+            || self.is_named()
+            || !self.is_understood()
+        {
+            return Err(Pass::Off);
+        }
+        // etcd 3.7 leaves leases out of keys; which member would answer is not known.
+        if self.request.keys_only && self.cluster.streams_ranges() {
+            return Err(Pass::Tier);
+        }
+        let keys = KeyRange::of(self.request.key.clone(), self.request.range_end.clone());
+        mirror.collection(&keys)
+    }
+
+    async fn recall_newest(
+        &self,
+        mirror: &Mirror,
+        collection: &Collection,
+    ) -> Result<Mirrored, NotMirrored> {
+        let header = match self.request.serializable {
+            // What a member may answer without asking the others.
+            true => self.known_header(mirror)?,
+            false => self.probe(mirror, 0).await?,
+        };
+        let reached = mirror.reached(header.revision).await?;
+        // It may have been given up while this waited.
+        let snapshot = collection.snapshot().ok_or(Pass::Cold)?;
+        let found = Found::of(&snapshot, &self.request).ok_or(Pass::Tier)?;
+        // The feed may be further than it has said, in this collection.
+        let revision = reached.max(snapshot.revision);
+        Ok(Mirrored { found, header: ResponseHeader { revision, ..header } })
+    }
+
+    async fn recall_past(
+        &self,
+        mirror: &Mirror,
+        collection: &Collection,
+    ) -> Result<Mirrored, NotMirrored> {
+        let revision = self.request.revision;
+        // That etcd still has the revision, and has it already, only etcd can say.
+        let header = self.probe(mirror, revision).await?;
+        mirror.reached(revision).await?;
+        let store = collection.store().ok_or(Pass::Cold)?;
+        let snapshot = store.at(revision).map_err(|_| Pass::Past)?;
+        let found = Found::of(&snapshot, &self.request).ok_or(Pass::Tier)?;
+        Ok(Mirrored { found, header })
+    }
+
+    /// What etcd has said of itself last.
+    fn known_header(&self, mirror: &Mirror) -> Result<ResponseHeader, Pass> {
+        let header = self.cluster.identity().header;
+        let same = header.cluster_id == mirror.position().cluster_id;
+        if same { Ok(header) } else { Err(Pass::Behind) }
+    }
+
+    /// What etcd says of itself and of `revision` to a read that is sent after this call; reads that
+    /// arrive together share one.
+    async fn probe(&self, mirror: &Mirror, revision: i64) -> Result<ResponseHeader, NotMirrored> {
+        let before = mirror.position();
+        let flown = Arc::new(self.at_one_key(revision)).share().await;
+        let whole = match flown {
+            Ok(whole) => whole,
+            Err(Failure::Denied(_) | Failure::Upstream(_) | Failure::TooLarge) => {
+                return Err(Pass::Behind.into());
+            }
+        };
+        let pieces = match &whole.result {
+            Ok(pieces) => pieces,
+            Err(status) if is_about_revision(status) => {
+                return Err(NotMirrored::Refused(status.clone()));
+            }
+            Err(_) => return Err(Pass::Behind.into()),
+        };
+        let message = Message::from_framed(pieces.concat().into());
+        let response = RangeResponse::decode(message.payload()).unwrap_or_default();
+        let header = response.header.ok_or(Pass::Behind)?;
+        if !mirror.is_of(&header, before) {
+            return Err(Pass::Behind.into());
+        }
+        Ok(header)
+    }
+}
+
+fn is_about_revision(status: &Status) -> bool {
+    [errors::COMPACTED, errors::FUTURE_REVISION].contains(&(status.code(), status.message()))
+}
+
+impl Mirrored {
+    /// Sends the answer as the client takes it. False when it is longer than any message.
+    pub async fn send(self, responder: Responder) -> Result<(), Responder> {
+        let header = self.header.encode_to_vec();
+        let Some(mut response) = self.found.response(&header) else { return Err(responder) };
+        let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return Ok(()) };
+        while let Some(chunk) = response.next_chunk(CHUNK) {
+            let length = chunk.len();
+            if out.send(chunk).await.is_err() {
+                return Ok(());
+            }
+            record.add_bytes(length);
+        }
+        finish(out, record);
+        Ok(())
+    }
+
+    /// The same as the messages of a `RangeStream`.
+    pub async fn stream(self, responder: Responder) {
+        let mut stream = self.found.stream(&self.header.encode_to_vec());
+        let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return };
+        while let Some(pieces) = stream.next_message(CHUNK) {
+            for piece in pieces {
+                let length = piece.len();
+                if out.send(piece).await.is_err() {
+                    return;
+                }
+                record.add_bytes(length);
+            }
+        }
+        finish(out, record);
+    }
+}
+
+fn finish(out: grpc::Outgoing, record: super::Record) {
+    let status = Status::ok("");
+    if out.finish(grpc::trailers(&status)).is_ok() {
+        record.end(status.code());
+    }
+}
