@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions demo bench clean
+.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -18,9 +18,10 @@ endif
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Obtain protoc and the etcd versions the tests need, without root, below target/tools
+setup: ## Obtain protoc, etcd and what checks deploy/, without root, below target/tools
 	@scripts/protoc
 	@scripts/etcd install default oldest newest
+	@scripts/deploy-tools
 
 build: ## Build the proxy (release)
 	cargo build --release --locked
@@ -59,6 +60,12 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 	  echo "conformance with etcd $$line"; \
 	  SEAWALL_ETCD=$$line cargo test --locked --test conformance; \
 	done
+
+test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
+	@scripts/deploy-tools helm
+	cargo test --locked --test deploy
+	cd tests/kubernetes && go test -count 1 ./manifests
+	@scripts/container-test
 
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
 	@KEEP=$(KEEP) cargo run --quiet --locked --example demo

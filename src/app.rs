@@ -12,7 +12,7 @@ use crate::{
     pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
     rpc::{Common, Edge, Page},
-    telemetry::{Log, Process},
+    telemetry::{Log, Process, notify},
     upstream::{self, Cluster},
     worker::Workers,
 };
@@ -44,6 +44,14 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut app = App::start(settings).await?;
         let mut file = FileWatch::new(reloader.path());
+        let workers = Arc::clone(&app.workers);
+        let turned = move || {
+            let workers = Arc::clone(&workers);
+            async move { workers.turned().await }
+        };
+        // Goes on while the process stops.
+        let _watchdog = AbortOnDropHandle::new(tokio::spawn(notify::watchdog(turned)));
+        notify::ready();
         loop {
             tokio::select! {
                 _ = hangup.recv() => file.look(),
@@ -51,8 +59,11 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
+            notify::reloading();
             app.reload(&reloader, &log);
+            notify::ready();
         }
+        notify::stopping();
         app.stop().await;
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! The data threads. Each runs a scheduler of its own and serves whole connections on upstream
 //! connections of its own, so that a call crosses no thread on its way.
 
+use futures_util::future::join_all;
 use std::{
     io,
     sync::{
@@ -63,6 +64,11 @@ impl Workers {
         let worker = least.unwrap_or(&self.workers[0]);
         worker.load.fetch_add(1, Relaxed);
         (worker, Load(Arc::clone(&worker.load)))
+    }
+
+    /// Returns when every thread has run something: not while one of them is stuck.
+    pub async fn turned(&self) {
+        join_all(self.workers.iter().map(|worker| worker.handle.spawn(async {}))).await;
     }
 }
 

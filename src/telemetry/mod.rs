@@ -1,7 +1,8 @@
-//! Logs and the metrics of the process itself.
+//! Logs, the metrics of the process itself, and what its service manager is told.
 
 mod config;
 mod log;
+pub mod notify;
 mod process;
 
 pub use config::{LogConfig, LogFormat};

@@ -10,7 +10,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "seawall.labels" -}}
 {{ include "seawall.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/* The port of an address such as 0.0.0.0:23790 or [::]:23790. */}}
