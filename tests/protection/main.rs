@@ -121,7 +121,10 @@ fn text(endpoints: &[String], protection: &str) -> String {
     let endpoints = endpoints.join(", ");
     // So that it is never empty.
     let mode = if protection.starts_with("mode:") { "" } else { "  mode: enforce\n" };
-    format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\nprotection:\n{mode}{indented}")
+    // What is answered from memory needs no protection.
+    let clusters =
+        format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\nmirror: {{mode: off}}\n");
+    format!("{clusters}protection:\n{mode}{indented}")
 }
 
 /// A client of etcd's that shows what came back.
