@@ -31,8 +31,8 @@ use prost::Message;
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{
-        CompactionRequest, Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-        PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
+        CompactionRequest, CompactionResponse, Compare, DeleteRangeRequest, DeleteRangeResponse,
+        PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
         compare::{CompareResult, CompareTarget, TargetUnion},
         request_op::Request,
     },
@@ -189,8 +189,7 @@ impl Kv {
 
     async fn compact(&self, revision: i64) -> Result<()> {
         let request = CompactionRequest { revision, physical: true };
-        let compacted: Answer<seawall::etcd::proto::etcdserverpb::Opaque> =
-            self.ask(Method::Compact, &request).await?;
+        let compacted: Answer<CompactionResponse> = self.ask(Method::Compact, &request).await?;
         compacted.ok().context("not compacted").map(drop)
     }
 
