@@ -1,6 +1,6 @@
 //! The mirror of one cluster, as readers see it.
 
-use super::{Collection, Config, Store, Tier, feed::Order, metrics::Metrics};
+use super::{Collection, Config, State, Store, Tier, feed::Order, metrics::Metrics};
 use crate::{
     admission::Place,
     etcd::{key_range::KeyRange, proto::etcdserverpb::ResponseHeader},
@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -73,6 +74,9 @@ impl Pass {
         }
     }
 }
+
+/// A list that waits for longer than this for its collection to be loaded is better read by itself.
+const LOAD_MAX: Duration = Duration::from_secs(10);
 
 /// Names that are remembered, most of them cold. More than any cluster has resources.
 const COLLECTIONS_MAX: usize = 4096;
@@ -170,6 +174,27 @@ impl Mirror {
             self.want(collection, tier);
         }
         Err(if store.is_some() { Pass::Tier } else { Pass::Cold })
+    }
+
+    /// Waits until a collection that is being loaded has been: all who want it share that one read of
+    /// etcd, rather than compete with it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not being loaded, or takes too long.
+    pub async fn loaded(&self, collection: &Collection, tier: Tier) -> Result<(), Pass> {
+        let mut following = collection.follow();
+        let loaded = async {
+            loop {
+                match collection.state() {
+                    State::Ready(store) if store.snapshot().tier >= tier => return Ok(()),
+                    State::Ready(_) => return Err(Pass::Tier),
+                    State::Loading => following.changed().await.map_err(|_| Pass::Cold)?,
+                    State::Cold | State::Resting { .. } => return Err(Pass::Cold),
+                }
+            }
+        };
+        timeout(LOAD_MAX, loaded).await.unwrap_or(Err(Pass::Cold))
     }
 
     /// Has a collection loaded. That the feed has more to do than it can remember is no reason to
