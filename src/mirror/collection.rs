@@ -26,8 +26,8 @@ pub struct Collection {
     pub misses: AtomicU64,
     /// When it was compared with etcd last.
     verified: Mutex<Instant>,
-    /// The revision of the newest change; for those who follow.
-    changed: watch::Sender<i64>,
+    /// For those who follow.
+    changed: watch::Sender<()>,
 }
 
 /// What readers find.
@@ -78,7 +78,7 @@ impl Collection {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             verified: Mutex::new(Instant::now()),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -111,28 +111,25 @@ impl Collection {
         };
         if begins {
             *state = State::Loading;
+            drop(state);
+            self.changed();
         }
         begins
     }
 
     pub(super) fn set(&self, state: State) {
         *self.state.write() = state;
-        // Whoever follows what was there finds out.
-        self.changed.send_modify(|_| {});
+        self.changed();
     }
 
-    pub(super) fn published(&self, revision: i64) {
-        self.changed.send_replace(revision);
+    /// Tells those who follow that there is something new, or that what was there is not any more.
+    pub(super) fn changed(&self) {
+        self.changed.send_replace(());
     }
 
     /// Wakes after each change, and when it is no longer what it was.
-    pub fn follow(&self) -> watch::Receiver<i64> {
+    pub fn follow(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
-    }
-
-    /// Those who follow it at the moment.
-    pub fn followers(&self) -> usize {
-        self.changed.receiver_count()
     }
 
     /// When it was compared with etcd last, or came into being.
@@ -144,7 +141,8 @@ impl Collection {
         *self.verified.lock() = now;
     }
 
-    pub(super) fn touch(&self) {
+    /// Notes that it is of use.
+    pub fn touch(&self) {
         self.used.store(self.began.elapsed().as_millis() as u64, Relaxed);
     }
 

@@ -12,7 +12,6 @@ use super::{
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// A collection as readers see it.
 ///
@@ -23,8 +22,6 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Locked for as long as a few thousand events take to be looked at, and never across an await.
     history: RwLock<History>,
-    /// Of the last change.
-    revision: watch::Sender<i64>,
 }
 
 /// What etcd says about one key: the `kv` of an event.
@@ -63,11 +60,6 @@ impl Store {
         Ok(Arc::new(newest.before(&later, revision)))
     }
 
-    /// Tells of changes, by the revision of the last one, once they can be read.
-    pub fn changes(&self) -> watch::Receiver<i64> {
-        self.revision.subscribe()
-    }
-
     /// Looks at the history. The writer waits meanwhile.
     pub fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.history.read())
@@ -92,7 +84,6 @@ impl Writer {
         let store = Store {
             snapshot: ArcSwap::from_pointee(next.clone()),
             history: RwLock::new(History::new(revision, tier, limits)),
-            revision: watch::Sender::new(revision),
         };
         Self { store: Arc::new(store), next }
     }
@@ -169,7 +160,6 @@ impl Writer {
 
     fn publish(&self) {
         self.store.snapshot.store(Arc::new(self.next.clone()));
-        self.store.revision.send_replace(self.next.revision);
     }
 }
 
