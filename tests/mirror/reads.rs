@@ -94,7 +94,7 @@ fn shown(reply: &Reply, several: bool) -> Result<(Vec<Bytes>, String)> {
             *message = response.encode_to_vec().into();
         }
     }
-    Ok((messages, format!("{} {:?}", reply.status, reply.head)))
+    Ok((messages, reply.status.to_string()))
 }
 
 /// Asks both, and tells whether memory has answered.
