@@ -19,9 +19,16 @@ fn build(into: &Path) -> Result<Option<PathBuf>> {
 }
 
 #[test]
-fn the_package_has_all_its_parts() -> Result<()> {
-    let Some(package) = build(&scratch("package")?)? else { return Ok(()) };
-    let (control, _) = run("dpkg-deb", &["--field".as_ref(), &*package])?;
+fn the_package_has_all_its_parts_and_they_work() -> Result<()> {
+    let dir = scratch("package")?;
+    let Some(package) = build(&dir)? else { return Ok(()) };
+    describes_itself(&package)?;
+    has_its_files(&package)?;
+    works_when_installed(&package, &dir)
+}
+
+fn describes_itself(package: &Path) -> Result<()> {
+    let (control, _) = run("dpkg-deb", &["--field".as_ref(), package])?;
     for expected in [
         "Package: seawall\n",
         &format!("Version: {}\n", env!("CARGO_PKG_VERSION")),
@@ -29,7 +36,11 @@ fn the_package_has_all_its_parts() -> Result<()> {
     ] {
         ensure!(control.contains(expected), "no {expected:?} in\n{control}");
     }
-    let (contents, _) = run("dpkg-deb", &["--contents".as_ref(), &*package])?;
+    Ok(())
+}
+
+fn has_its_files(package: &Path) -> Result<()> {
+    let (contents, _) = run("dpkg-deb", &["--contents".as_ref(), package])?;
     for (mode, path) in [
         ("-rwxr-xr-x", "usr/bin/seawall"),
         ("-rw-r--r--", "etc/seawall/seawall.yaml"),
@@ -45,10 +56,7 @@ fn the_package_has_all_its_parts() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_the_package_installs_works() -> Result<()> {
-    let dir = scratch("installed")?;
-    let Some(package) = build(&dir)? else { return Ok(()) };
+fn works_when_installed(package: &Path, dir: &Path) -> Result<()> {
     let root = dir.join("root");
     run("dpkg-deb", &["-x".as_ref(), package.as_os_str(), root.as_os_str()])?;
     let program = root.join("usr/bin/seawall");
