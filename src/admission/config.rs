@@ -266,6 +266,7 @@ impl Config {
                 quota_bytes: None,
             },
             deletes: DeletesConfig { mode, keys_max: 10_000, clients: Vec::new() },
+            mirror: mode,
             rules: Vec::new(),
         }
     }

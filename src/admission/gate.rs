@@ -149,6 +149,22 @@ impl Gate {
         self.entry(line).enter(mode, ticket).await.map(Some)
     }
 
+    /// Refuses a call that is to wait for another's turn, if that turn would come too late for it
+    /// were it asked for now. A queue that only observes makes nobody wait.
+    pub(super) fn check_deadline(
+        &self,
+        mode: Mode,
+        class: Class,
+        deadline: Option<Instant>,
+    ) -> Result<(), Denied> {
+        let Some(line) = Line::of(class).filter(|_| mode == Mode::Enforce) else { return Ok(()) };
+        let entry = self.entry(line);
+        entry.queue.check_deadline(deadline).map_err(|turned| {
+            entry.counters.of(mode).refused.inc();
+            denied(entry.name, turned)
+        })
+    }
+
     /// Resolves when lists begin to pass.
     pub async fn busy(&self) {
         self.busy.notified().await;

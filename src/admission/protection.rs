@@ -196,12 +196,31 @@ impl Protection {
         for running in &plan.rules {
             running.charge(subject, &mut permit, deadline).await?;
         }
-        let queues = self.current().modes.queues;
-        let mode = if plan.exempt { Mode::Off } else { queues };
-        let slot = gate.enter(mode, subject, plan, estimate.units(), deadline).await?;
+        let slot = gate.enter(self.queues(plan), subject, plan, estimate.units(), deadline).await?;
         permit.slots.extend(slot);
         permit.waited = began.elapsed();
         Ok(permit)
+    }
+
+    /// Whether a call that does not enter by itself, but waits for a read that others may share,
+    /// would have its turn in time: the read has no deadline.
+    ///
+    /// # Errors
+    ///
+    /// When it would not.
+    pub fn check_deadline(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        plan: &Plan,
+        deadline: Option<Instant>,
+    ) -> Result<(), Denied> {
+        gate.check_deadline(self.queues(plan), subject.class, deadline)
+    }
+
+    /// How far queues go for a call.
+    fn queues(&self, plan: &Plan) -> Mode {
+        if plan.exempt { Mode::Off } else { self.current().modes.queues }
     }
 
     /// Waits for room to hold an answer of `bytes`. `None` if it is larger than all the room there
@@ -371,5 +390,37 @@ impl Permit {
     /// What was charged.
     pub fn estimate(&self) -> Cost {
         self.estimate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_anothers_turn_is_told_at_once_that_it_comes_too_late() {
+        let protection = Protection::new(Config::fixture(), &mut Default::default());
+        let gate = protection.gate(&"main".into());
+        let list = Subject { class: Class::HeavyList, ..Subject::fixture("/a") };
+        let plan = Plan::default();
+        let enter = async || protection.enter(&gate, &list, &plan, None).await.expect("its turn");
+        let check = |seconds| {
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            protection.check_deadline(&gate, &list, &plan, Some(deadline))
+        };
+        // By which it is learnt what a list takes.
+        let first = enter().await;
+        advance(Duration::from_secs(20)).await;
+        drop(first);
+        assert_eq!(check(1), Ok(()), "there is room");
+        let running = enter().await;
+        let Err(Denied::Refused(refusal)) = check(1) else { panic!("it may wait") };
+        assert_eq!(&*refusal.rule, "queues.lists");
+        assert!(refusal.reason.contains("its turn would come in 2000ms"), "{refusal}");
+        assert_eq!(check(3), Ok(()));
+        let exempt = Plan { exempt: true, ..Plan::default() };
+        assert_eq!(protection.check_deadline(&gate, &list, &exempt, Some(Instant::now())), Ok(()));
+        drop(running);
     }
 }

@@ -151,6 +151,12 @@ impl Queue {
         }
     }
 
+    /// What [`Queue::enter`] would say to a call that came now of its turn and this deadline.
+    pub fn check_deadline(&self, deadline: Option<Instant>) -> Result<(), Turned> {
+        let state = self.state.lock();
+        if state.has_room() { Ok(()) } else { state.in_time(deadline, state.waiting) }
+    }
+
     /// Passes without waiting, whoever else does, and tells what [`Queue::enter`] would have said:
     /// nothing, that it would have waited, or that it would have been turned away.
     pub fn observe(self: &Arc<Self>, ticket: &Ticket) -> (Slot, Option<Result<(), Turned>>) {
@@ -210,7 +216,11 @@ impl State {
         if waiting >= self.config.length_max {
             return Err(Turned::Full { waiting });
         }
-        let Some(deadline) = ticket.deadline else { return Ok(()) };
+        self.in_time(ticket.deadline, waiting)
+    }
+
+    fn in_time(&self, deadline: Option<Instant>, waiting: usize) -> Result<(), Turned> {
+        let Some(deadline) = deadline else { return Ok(()) };
         // Nobody who is waited for more than once stands before it in a fair queue.
         let ahead = waiting.min(self.ends.len()) + 1;
         let wait = Duration::from_secs_f64(self.service * ahead as f64 / f64::from(self.limit));

@@ -33,6 +33,8 @@ struct State {
     keys: u64,
     /// Keys that are being added.
     growing: u64,
+    /// Keys that were added in all.
+    added: u64,
     /// Writes since the count that may have added a key.
     perhaps: u64,
     /// Mean size of the values that were written here.
@@ -56,30 +58,43 @@ pub(super) struct Stored {
 }
 
 impl Usage {
-    /// What is certainly stored in `range`, counted again where that is due: sooner when `exceeds` is
-    /// true of what may be.
-    pub(super) async fn stored(
+    /// Counts what is stored in `range` again where that is due: sooner when `exceeds` is true of what
+    /// may be there. `None` when it was due and could not be done.
+    pub(super) async fn count(
         &self,
         range: &KeyRange,
         census: &dyn Census,
         exceeds: impl Fn(Stored) -> bool,
-    ) -> Option<Stored> {
+    ) -> Option<()> {
         let known = *self.state.lock();
         let age = known.counted.map(|counted| counted.elapsed());
         let limit = if exceeds(known.at_most()) { AGE_MAX_TO_REFUSE } else { AGE_MAX };
         if age.is_none_or(|age| age >= limit) {
             let began = Instant::now();
-            let keys = census.count(range).await?;
+            let counted = census.count(range).await?;
             let mut state = self.state.lock();
+            // What was stored meanwhile may not have been counted.
+            let keys = counted + (state.added - known.added);
             (state.counted, state.keys, state.perhaps) = (Some(began), keys, 0);
         }
-        Some(self.state.lock().stored())
+        Some(())
     }
 
-    /// A key with a value of `size` is about to be added, or perhaps only changed.
-    pub(super) fn grow(self: &Arc<Self>, size: u64, certain: bool) -> Growth {
-        self.state.lock().growing += u64::from(certain);
-        Growth { usage: Arc::clone(self), size, certain }
+    /// A key with a value of `size` is about to be added, or perhaps only changed: no further where
+    /// `exceeds` is true of what is there for certain.
+    pub(super) fn grow(
+        self: &Arc<Self>,
+        size: u64,
+        certain: bool,
+        exceeds: impl Fn(Stored) -> bool,
+    ) -> Result<Growth, Stored> {
+        let mut state = self.state.lock();
+        let stored = state.stored();
+        if exceeds(stored) {
+            return Err(stored);
+        }
+        state.growing += u64::from(certain);
+        Ok(Growth { usage: Arc::clone(self), size, certain })
     }
 }
 
@@ -87,8 +102,12 @@ impl Growth {
     /// The key is stored. It counts twice for a while where it was counted at etcd meanwhile.
     pub(super) fn stored(self) {
         let mut state = self.usage.state.lock();
-        let grown = if self.certain { &mut state.keys } else { &mut state.perhaps };
-        *grown += 1;
+        if self.certain {
+            state.keys += 1;
+            state.added += 1;
+        } else {
+            state.perhaps += 1;
+        }
         let share = if state.value_size == 0.0 { 1.0 } else { NEWEST };
         state.value_size += (self.size as f64 - state.value_size) * share;
     }
@@ -130,48 +149,78 @@ mod tests {
         }
     }
 
+    const AMPLE: fn(Stored) -> bool = |_| false;
+
+    /// What is stored for certain, counted where that is due.
+    async fn keys(usage: &Usage, census: &Counted, exceeds: impl Fn(Stored) -> bool) -> u64 {
+        let range = KeyRange::prefix("/registry/pods/".into());
+        usage.count(&range, census, exceeds).await.expect("a count");
+        usage.state.lock().stored().keys
+    }
+
+    fn grow(usage: &Arc<Usage>, certain: bool) -> Growth {
+        usage.grow(100, certain, AMPLE).expect("room")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_counts_seldom_and_before_it_refuses() {
         let (usage, census) = (Arc::new(Usage::default()), Counted::default());
-        let range = KeyRange::prefix("/registry/pods/".into());
         let full = |stored: Stored| stored.keys >= 3;
-        let stored = async || usage.stored(&range, &census, full).await.expect("a count").keys;
         for expected in 0..3 {
-            assert_eq!(stored().await, expected);
-            usage.grow(100, true).stored();
+            assert_eq!(keys(&usage, &census, full).await, expected);
+            grow(&usage, true).stored();
         }
         assert_eq!(census.times.load(Relaxed), 1);
         // Somebody else deletes; that is seen before anything is refused.
         advance(Duration::from_secs(1)).await;
-        assert_eq!(stored().await, 0);
+        assert_eq!(keys(&usage, &census, full).await, 0);
         assert_eq!(census.times.load(Relaxed), 2);
         census.keys.store(7, Relaxed);
         advance(Duration::from_secs(10)).await;
-        assert_eq!(stored().await, 7);
+        assert_eq!(keys(&usage, &census, full).await, 7);
     }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_not_stored_leaves_no_trace() {
         let (usage, census) = (Arc::new(Usage::default()), Counted::default());
-        let range = KeyRange::prefix("/registry/pods/".into());
-        let stored = async || usage.stored(&range, &census, |_| false).await.expect("a count").keys;
-        assert_eq!(stored().await, 0);
-        let (one, other) = (usage.grow(100, true), usage.grow(100, true));
-        assert_eq!(stored().await, 2);
+        assert_eq!(keys(&usage, &census, AMPLE).await, 0);
+        let full = |stored: Stored| stored.keys >= 2;
+        let (one, other) = (grow(&usage, true), grow(&usage, true));
+        assert_eq!(usage.grow(100, true, full).expect_err("no room").keys, 2);
         drop(one);
         other.stored();
-        assert_eq!(stored().await, 1);
+        assert_eq!(keys(&usage, &census, AMPLE).await, 1);
+        drop(usage.grow(100, true, full).expect("room"));
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_write_that_may_be_an_update_fills_nothing_and_is_looked_into() {
         let (usage, census) = (Arc::new(Usage::default()), Counted::default());
-        let range = KeyRange::prefix("/registry/pods/".into());
         let full = |stored: Stored| stored.keys >= 1;
-        let stored = async || usage.stored(&range, &census, full).await.expect("a count").keys;
-        assert_eq!(stored().await, 0);
-        usage.grow(100, false).stored();
-        assert_eq!(stored().await, 0);
+        assert_eq!(keys(&usage, &census, full).await, 0);
+        grow(&usage, false).stored();
+        assert_eq!(keys(&usage, &census, full).await, 0);
         census.keys.store(1, Relaxed);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(stored().await, 1);
+        assert_eq!(keys(&usage, &census, full).await, 1);
+    }
+
+    /// A census that etcd takes before a key is stored, and answers after that.
+    struct Overtaken(Mutex<Option<Growth>>);
+
+    impl Census for Overtaken {
+        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
+            let stored = self.0.lock().take().map(Growth::stored);
+            Box::pin(async move { stored.map(|()| 5) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stored_during_a_count_is_not_lost() {
+        let usage = Arc::new(Usage::default());
+        let census = Overtaken(Mutex::new(Some(grow(&usage, true))));
+        let range = KeyRange::prefix("/registry/pods/".into());
+        usage.count(&range, &census, AMPLE).await.expect("a count");
+        assert_eq!(usage.state.lock().stored().keys, 6);
     }
 }

@@ -212,23 +212,23 @@ impl RunningRule {
                 || quota.bytes.is_some_and(|max| stored.bytes + size > max)
         };
         // etcd that cannot count will not create either.
-        let Some(stored) = usage.stored(&range, census, exceeds).await else { return Ok(None) };
-        if exceeds(stored) {
-            if is_update(subject, census).await {
-                return Ok(None);
-            }
-            let Stored { keys, bytes } = stored;
-            let of =
-                |max: Option<u64>| max.map_or_else(|| "any number".into(), |max| max.to_string());
-            let reason = format!(
-                "{range} holds {keys} keys of {} and about {bytes} bytes of {}",
-                of(quota.objects),
-                of(quota.bytes)
-            );
-            let remedy = "delete some or raise its quota";
-            self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
-        }
-        Ok(Some(usage.grow(size, subject.shape == Shape::Create)))
+        let Some(()) = usage.count(&range, census, exceeds).await else { return Ok(None) };
+        let certain = subject.shape == Shape::Create;
+        let Stored { keys, bytes } = match usage.grow(size, certain, exceeds) {
+            Ok(growth) => return Ok(Some(growth)),
+            Err(_) if is_update(subject, census).await => return Ok(None),
+            Err(stored) => stored,
+        };
+        let of = |max: Option<u64>| max.map_or_else(|| "any number".into(), |max| max.to_string());
+        let reason = format!(
+            "{range} holds {keys} keys of {} and about {bytes} bytes of {}",
+            of(quota.objects),
+            of(quota.bytes)
+        );
+        let remedy = "delete some or raise its quota";
+        self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
+        // While only observing it is stored all the same.
+        Ok(usage.grow(size, certain, |_| false).ok())
     }
 
     /// What is counted together with the key that `subject` creates: its namespace, or what lies

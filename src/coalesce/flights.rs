@@ -138,6 +138,11 @@ impl<K: Key, T: Outcome> Flights<K, T> {
         Ok(Waiter(batch.outcome.subscribe()))
     }
 
+    /// Whether a read for `key` that arrived now would join others before they are sent.
+    pub fn is_open(&self, key: &K) -> bool {
+        self.book.lock().open(key).is_some()
+    }
+
     /// Whether no key is being read.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
@@ -332,10 +337,12 @@ mod tests {
         let one = airport.queue();
         tokio::task::yield_now().await;
         let two = airport.queue();
+        assert!(airport.flights.is_open(&"k"));
         airport.permits.add_permits(1);
         airport.returns.add_permits(1);
         assert_eq!((one.outcome().await, two.outcome().await), (Some(1), Some(1)));
         airport.settle().await;
+        assert!(!airport.flights.is_open(&"k"));
     }
 
     #[tokio::test]

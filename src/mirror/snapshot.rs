@@ -1,7 +1,7 @@
 //! The state of a collection at one revision.
 
 use super::{
-    history::{Event, History, Kind, Trimmed},
+    history::{Event, Kind},
     tree::Tree,
 };
 use std::sync::Arc;
@@ -24,24 +24,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The state at a revision, for which later events are undone. The caller knows that the store
-    /// has reached that revision.
-    ///
-    /// # Errors
-    ///
-    /// When not all of these events are remembered.
-    pub fn at(&self, revision: i64, history: &History) -> Result<Self, Trimmed> {
-        let mut past = self.clone();
-        if revision >= self.revision {
-            return Ok(past);
-        }
-        // The history may be ahead of this snapshot.
-        let later = history.after(revision)?.rev();
-        for event in later.skip_while(|event| event.revision() > self.revision) {
+    /// The state at an earlier revision, for which all events that came after it are undone. Those
+    /// that this snapshot does not have yet are passed over.
+    pub(super) fn before(&self, later: &[Event], revision: i64) -> Self {
+        let mut past = Self { revision, ..self.clone() };
+        for event in later.iter().rev().skip_while(|event| event.revision() > self.revision) {
             past.undo(event);
         }
-        past.revision = revision;
-        Ok(past)
+        past
     }
 
     fn undo(&mut self, event: &Event) {

@@ -58,7 +58,9 @@ impl Store {
         if revision >= newest.revision {
             return Ok(newest);
         }
-        newest.at(revision, &self.history.read()).map(Arc::new)
+        // Undoing takes its time, for which the writer need not wait.
+        let later: Vec<_> = self.history.read().after(revision)?.cloned().collect();
+        Ok(Arc::new(newest.before(&later, revision)))
     }
 
     /// Tells of changes, by the revision of the last one, once they can be read.

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use prost::Message;
 use std::{collections::HashMap, hash::Hash, sync::Arc};
+use tokio::time::Instant;
 use tonic::Status;
 
 /// What reads have in common, for all listeners.
@@ -65,6 +66,8 @@ pub struct Read {
     pub request: RangeRequest,
     pub subject: Subject,
     pub plan: Plan,
+    /// Of the call that asks.
+    pub deadline: Option<Instant>,
 }
 
 /// What comes of a read.
@@ -144,6 +147,7 @@ impl Read {
     /// The answer, be it that of an earlier read, of one that others wait for, or of its own.
     pub async fn answer(self: Arc<Self>) -> Flown {
         if !self.reads.protection.coalesces(&self.plan) {
+            self.check_deadline()?;
             return self.fly(self.outbound.worker, None).await;
         }
         if self.is_lasting()
@@ -158,11 +162,16 @@ impl Read {
         self.reads.metrics.reads.inc();
         let (flights, worker) = (&self.reads.flights, self.outbound.worker);
         let fly = || Self::flight(Arc::clone(&self));
+        let key = self.key();
+        // The turn of a batch that is open was asked for before, and nobody knows when it comes.
+        if !flights.is_open(&key) {
+            self.check_deadline()?;
+        }
         let too_many = |many: crate::coalesce::TooMany| {
             Failure::Denied(self.reads.protection.too_many_waiters(many.waiting))
         };
         let waiter = if self.is_light() {
-            match flights.join(self.key(), worker, fly).map_err(too_many)? {
+            match flights.join(key, worker, fly).map_err(too_many)? {
                 Joined::Wait(waiter) => waiter,
                 Joined::Lead(lead) => {
                     let flown = self.fly(worker, None).await;
@@ -172,10 +181,17 @@ impl Read {
             }
         } else {
             // It may have to wait for its turn, and is joined until then.
-            flights.queue(self.key(), worker, fly).map_err(too_many)?
+            flights.queue(key, worker, fly).map_err(too_many)?
         };
         let lost = || upstream::Error::Lost { member: "none".into(), reason: "given up".into() };
         waiter.outcome().await.unwrap_or_else(|| Err(Failure::Upstream(lost())))
+    }
+
+    /// Refuses the call at once if no read that is begun now would be answered in its time.
+    fn check_deadline(&self) -> Result<(), Failure> {
+        let Self { gate, subject, plan, deadline, .. } = self;
+        let checked = self.reads.protection.check_deadline(gate, subject, plan, *deadline);
+        checked.map_err(Failure::Denied)
     }
 
     fn flight(self: Arc<Self>) -> Fly<Key, Flown> {

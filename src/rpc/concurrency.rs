@@ -68,7 +68,7 @@ fn place(
             Place { keys: below(&name), lease }
         }
         Method::Campaign => {
-            let CampaignRequest { name, lease } = context.decoded(message)?;
+            let CampaignRequest { name, lease, .. } = context.decoded(message)?;
             Place { keys: below(&name), lease }
         }
         Method::Leader | Method::Observe => {
@@ -76,7 +76,7 @@ fn place(
             Place { keys: below(&name), lease: 0 }
         }
         Method::Proclaim => {
-            let ProclaimRequest { leader } = context.decoded(message)?;
+            let ProclaimRequest { leader, .. } = context.decoded(message)?;
             key(leader.unwrap_or_default())
         }
         Method::Resign => {

@@ -4,7 +4,7 @@ use super::{Edge, maintenance::lowest_version};
 use crate::{
     etcd::{
         method::Method,
-        proto::etcdserverpb::{Opaque, RangeRequest, RangeResponse, StatusResponse},
+        proto::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse},
     },
     upstream,
 };
@@ -216,7 +216,7 @@ async fn read(asker: &Asker<'_>, serializable: bool) -> Result<(), String> {
 /// Names of the alarms that are raised. `Status` tells them without a round of consensus, unlike
 /// `Alarm`.
 async fn alarms(asker: &Asker<'_>) -> Result<Vec<String>, String> {
-    let asked = asker.ask::<StatusResponse>(Method::Status, &Opaque {}).await?;
+    let asked = asker.ask::<StatusResponse>(Method::Status, &StatusRequest {}).await?;
     let status = asked.map_err(|status| status.message().to_owned())?;
     let name = |error: &String| Some(error.split_once("alarm:")?.1.trim().to_owned());
     Ok(status.errors.iter().filter_map(name).collect())

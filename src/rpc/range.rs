@@ -99,6 +99,7 @@ impl Asked<'_> {
             request,
             subject: self.subject.clone(),
             plan: self.plan.clone(),
+            deadline: call.deadline,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{CONTROL, Cluster, Lane, Member, State};
 use crate::etcd::{
     method::Method,
-    proto::etcdserverpb::{Opaque, RangeRequest, RangeResponse, StatusResponse},
+    proto::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse},
 };
 use bytes::Bytes;
 use std::sync::{Arc, Weak};
@@ -46,7 +46,7 @@ async fn probe(cluster: &Cluster, index: usize, failures: &mut u32) {
             timeout(limit, ask::<RangeResponse>(member, Method::Range, &read_request())).await;
         (reply, Instant::now())
     };
-    let status = timeout(limit, ask::<StatusResponse>(member, Method::Status, &Opaque {}));
+    let status = timeout(limit, ask::<StatusResponse>(member, Method::Status, &StatusRequest {}));
     let ((read, answered), status) = tokio::join!(read, status);
     let read: Reply<RangeResponse> = read.ok().flatten();
     let status: Reply<StatusResponse> = status.ok().flatten();

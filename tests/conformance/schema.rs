@@ -10,12 +10,11 @@ use prost_reflect::{
 };
 use std::{path::Path, sync::LazyLock};
 
-const FILES: [&str; 4] = ["rpc.proto", "v3lock.proto", "v3election.proto", "health.proto"];
+const FILES: [&str; 4] = ["rpc.proto", "lock.proto", "election.proto", "health.proto"];
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let include = [package.join("tests/conformance/proto"), package.join("proto")];
-    let files = protox::compile(FILES, include).expect("the schema compiles");
+    let files = protox::compile(FILES, [package.join("proto")]).expect("the schema compiles");
     DescriptorPool::from_file_descriptor_set(files).expect("the schema is whole")
 });
 

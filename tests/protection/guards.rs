@@ -43,12 +43,12 @@ async fn each_namespace_has_its_quota() -> Result<()> {
 #[tokio::test]
 async fn each_prefix_has_its_quota() -> Result<()> {
     let stage = Stage::start(
-        "rules:\n- name: pods\n  match: {prefixes: [/registry/pods, /registry/podtemplates]}\n  \
+        "rules:\n- name: pods\n  match: {prefixes: [/registry/pods, /registry/podsecuritypolicy]}\n  \
          quota: {objects: 1}",
     )
     .await?;
     let kv = stage.through().await?;
-    for resource in ["podtemplates", "pods"] {
+    for resource in ["podsecuritypolicy", "pods"] {
         let key = |name: &str| format!("/registry/{resource}/a/{name}");
         ensure!(kv.create(&key("1"), "1").await?.is_ok(), "there is room for {resource}");
         let full = kv.create(&key("2"), "1").await?.err().context("it is created")?;

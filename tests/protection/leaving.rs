@@ -6,6 +6,7 @@ use seawall::etcd::proto::etcdserverpb::{RangeRequest, RangeResponse};
 use seawall_testkit::{Cluster, Direction, Fault, FaultProxy, eventually};
 use std::net::SocketAddr;
 use tokio::task::JoinHandle;
+use tonic::Code;
 
 /// An etcd whose answers can be held back.
 struct Held {
@@ -144,6 +145,31 @@ async fn who_comes_after_a_read_was_sent_does_not_share_it() -> Result<()> {
             ensure!(read >= written, "{request:?} is of {read}, and {written} was acknowledged");
         }
         held.open(0.0).await?;
+    }
+    Ok(())
+}
+
+/// A shared list has no deadline, and each who waits for it has one.
+#[tokio::test]
+async fn who_would_wait_too_long_for_a_shared_list_is_told_at_once() -> Result<()> {
+    let held = Held::start("queues: {lists: {concurrency: 1, wait_max: 1h}}").await?;
+    // By which it is learnt what a list takes.
+    ensure!(held.stage.through().await?.range(&list("/a/")).await?.is_ok());
+    held.hold();
+    let running = held.ask(list("/a/"))?;
+    held.lists(1, 0).await?;
+    let hurried = held.stage.through().await?.with("grpc-timeout", "1u");
+    let refused = hurried.range(&list("/b/")).await?.err().context("it is answered")?;
+    ensure!(refused.code == Code::ResourceExhausted, "{refused:?}");
+    ensure!(refused.text.contains("queues.lists: its turn would come in"), "{refused:?}");
+    // Those who wait already may have their turn at any time.
+    let waiting = held.ask(list("/b/"))?;
+    held.lists(1, 1).await?;
+    let joined = hurried.range(&list("/b/")).await?.err().context("it is answered")?;
+    ensure!(joined.code == Code::DeadlineExceeded, "{joined:?}");
+    held.etcd.heal();
+    for patient in [running, waiting] {
+        ensure!(patient.await??.is_ok(), "it is refused");
     }
     Ok(())
 }

@@ -31,8 +31,8 @@ use prost::Message;
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{
-        CompactionRequest, Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-        PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
+        CompactionRequest, CompactionResponse, Compare, DeleteRangeRequest, DeleteRangeResponse,
+        PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
         compare::{CompareResult, CompareTarget, TargetUnion},
         request_op::Request,
     },
@@ -121,7 +121,10 @@ fn text(endpoints: &[String], protection: &str) -> String {
     let endpoints = endpoints.join(", ");
     // So that it is never empty.
     let mode = if protection.starts_with("mode:") { "" } else { "  mode: enforce\n" };
-    format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\nprotection:\n{mode}{indented}")
+    // What is answered from memory needs no protection.
+    let clusters =
+        format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\nmirror: {{mode: off}}\n");
+    format!("{clusters}protection:\n{mode}{indented}")
 }
 
 /// A client of etcd's that shows what came back.
@@ -186,8 +189,7 @@ impl Kv {
 
     async fn compact(&self, revision: i64) -> Result<()> {
         let request = CompactionRequest { revision, physical: true };
-        let compacted: Answer<seawall::etcd::proto::etcdserverpb::Opaque> =
-            self.ask(Method::Compact, &request).await?;
+        let compacted: Answer<CompactionResponse> = self.ask(Method::Compact, &request).await?;
         compacted.ok().context("not compacted").map(drop)
     }
 

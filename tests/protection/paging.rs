@@ -134,7 +134,8 @@ async fn a_list_of_the_present_does_not_fail_for_a_compaction() -> Result<()> {
     let compacting = async {
         loop {
             let revision = compactor.revision().await?;
-            compactor.compact(revision).await?;
+            // Refused where nothing was written since the last one.
+            compactor.compact(revision).await.ok();
         }
         #[allow(unreachable_code)]
         anyhow::Ok(())
@@ -148,7 +149,6 @@ async fn a_list_of_the_present_does_not_fail_for_a_compaction() -> Result<()> {
     };
     tokio::select! {
         read = while_writing(&writer, 4, reading) => read,
-        // It may meet a revision that it has compacted itself.
         _ = compacting => anyhow::bail!("the compactor has ended"),
     }
 }
