@@ -48,7 +48,7 @@ test: ## Everything CI runs
 
 test-rust: setup build ## All Rust tests with the oldest etcd that can be had, conformance with the newest too
 	SEAWALL_ETCD=$$(scripts/etcd oldest) cargo test --workspace --locked
-	SEAWALL_ETCD=$$(scripts/etcd newest) cargo test --locked --test conformance
+	SEAWALL_ETCD=$$(scripts/etcd newest) cargo test --locked --test conformance --test mirror_store
 
 test-kubernetes: setup build ## kube-apiserver's own storage suites through the proxy, where there is Go
 	@scripts/kubernetes-tests
@@ -58,7 +58,7 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 	@scripts/etcd install all
 	@for line in $$(scripts/etcd all); do \
 	  echo "conformance with etcd $$line"; \
-	  SEAWALL_ETCD=$$line cargo test --locked --test conformance; \
+	  SEAWALL_ETCD=$$line cargo test --locked --test conformance --test mirror_store; \
 	done
 
 test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes

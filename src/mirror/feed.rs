@@ -137,6 +137,8 @@ const STALLED: Duration = Duration::from_secs(5);
 /// for again.
 const PAUSE: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_secs(10);
+/// To find out that a collection is too large costs etcd all of it.
+const REST_TOO_LARGE: Duration = Duration::from_secs(600);
 const DENIED: Duration = Duration::from_secs(60);
 
 /// Starts the mirror of a cluster.
@@ -413,8 +415,11 @@ impl Feed {
             Err(failed) => {
                 self.mirror.metrics.loads_failed.inc();
                 tracing::warn!(cluster, collection = shown, %failed, "mirror: not loaded");
-                let until = Instant::now() + REST;
-                collection.set(State::Resting { until, why: "it could not be loaded" });
+                let (rest, why) = match failed {
+                    Failed::TooLarge => (REST_TOO_LARGE, "it is larger than mirror.memory leaves"),
+                    _ => (REST, "it could not be loaded"),
+                };
+                collection.set(State::Resting { until: Instant::now() + rest, why });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The mirror of one cluster, as readers see it.
 
-use super::{Collection, Config, Store, Tier, feed::Order, metrics::Metrics};
+use super::{Collection, Config, State, Store, Tier, feed::Order, metrics::Metrics};
 use crate::{
     admission::Place,
     etcd::{key_range::KeyRange, proto::etcdserverpb::ResponseHeader},
@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -73,6 +74,9 @@ impl Pass {
         }
     }
 }
+
+/// A list that waits for longer than this for its collection to be loaded is better read by itself.
+const LOAD_MAX: Duration = Duration::from_secs(10);
 
 /// Names that are remembered, most of them cold. More than any cluster has resources.
 const COLLECTIONS_MAX: usize = 4096;
@@ -153,6 +157,9 @@ impl Mirror {
         tier: Tier,
         worth_loading: bool,
     ) -> Result<Arc<Store>, Pass> {
+        if collection.is_off() {
+            return Err(Pass::Off);
+        }
         if !self.position().live {
             return Err(Pass::Behind);
         }
@@ -172,18 +179,46 @@ impl Mirror {
         Err(if store.is_some() { Pass::Tier } else { Pass::Cold })
     }
 
+    /// Waits until a collection that is being loaded has been: all who want it share that one read of
+    /// etcd, rather than compete with it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not being loaded, or takes too long.
+    pub async fn loaded(&self, collection: &Collection, tier: Tier) -> Result<(), Pass> {
+        let mut following = collection.follow();
+        let loaded = async {
+            loop {
+                match collection.state() {
+                    State::Ready(store) if store.snapshot().tier >= tier => return Ok(()),
+                    State::Ready(_) => return Err(Pass::Tier),
+                    State::Loading => following.changed().await.map_err(|_| Pass::Cold)?,
+                    State::Cold | State::Resting { .. } => return Err(Pass::Cold),
+                }
+            }
+        };
+        timeout(LOAD_MAX, loaded).await.unwrap_or(Err(Pass::Cold))
+    }
+
     /// Has a collection loaded. That the feed has more to do than it can remember is no reason to
     /// wait: another read will want it again.
     pub(super) fn want(&self, collection: &Arc<Collection>, tier: Tier) {
         let Ok(room) = self.orders.try_reserve() else { return };
-        if collection.begin_loading(tier, Instant::now()) {
+        if !collection.is_off() && collection.begin_loading(tier, Instant::now()) {
             room.send(Order::Load { collection: Arc::clone(collection), tier });
         }
     }
 
-    /// Drops what is held of a collection.
-    pub fn forget(&self, collection: &Arc<Collection>) -> bool {
-        self.orders.try_send(Order::Drop { collection: Arc::clone(collection) }).is_ok()
+    /// Switches a collection off, or on again. `None` when there is no such collection.
+    pub async fn switch(&self, name: &[u8], off: bool) -> Option<Arc<Collection>> {
+        let collection = self.collections.read().get(name).cloned()?;
+        collection.set_off(off);
+        if off {
+            let order = Order::Drop { collection: Arc::clone(&collection) };
+            // Fails when the feed has ended, and all that it held with it.
+            let _ = self.orders.send(order).await;
+        }
+        Some(collection)
     }
 
     /// Whether a header that etcd gave after the feed was at `before` is that of the store that is
@@ -195,6 +230,13 @@ impl Mirror {
             let _ = self.orders.try_send(Order::Look);
         }
         same
+    }
+
+    /// Bytes of all collections that are ready, and of their past.
+    pub fn held_bytes(&self) -> u64 {
+        let collections = self.collections.read();
+        let held = collections.values().filter_map(|collection| collection.store());
+        held.map(|store| store.bytes() as u64).sum()
     }
 
     /// Waits until the feed has reached `revision`, and tells how far it is then.

@@ -9,7 +9,7 @@ use crate::{
         proto::etcdserverpb::{RangeResponse, ResponseHeader},
     },
     grpc::{self, Message},
-    mirror::{Collection, Found, Mirror, Pass, Tier, answers},
+    mirror::{Collection, Found, Mirror, Pass, Snapshot, Tier, answers},
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -73,7 +73,12 @@ impl Read {
             false => Tier::Value,
         };
         let worth_loading = self.request.range_end != Bytes::new();
-        mirror.store(&collection, tier, worth_loading)?;
+        match mirror.store(&collection, tier, worth_loading) {
+            Err(Pass::Cold | Pass::Tier) if worth_loading => {
+                mirror.loaded(&collection, tier).await?;
+            }
+            held => drop(held?),
+        }
         match self.request.revision {
             1.. => self.recall_past(mirror, &collection).await,
             _ => self.recall_newest(mirror, &collection).await,
@@ -89,10 +94,6 @@ impl Read {
             || !self.is_understood()
         {
             return Err(Pass::Off);
-        }
-        // etcd 3.7 leaves leases out of keys; which member would answer is not known.
-        if self.request.keys_only && self.cluster.streams_ranges() {
-            return Err(Pass::Tier);
         }
         let keys = KeyRange::of(self.request.key.clone(), self.request.range_end.clone());
         mirror.collection(&keys)
@@ -111,7 +112,7 @@ impl Read {
         let reached = mirror.reached(header.revision).await?;
         // It may have been given up while this waited.
         let snapshot = collection.snapshot().ok_or(Pass::Cold)?;
-        let found = Found::of(&snapshot, &self.request).ok_or(Pass::Tier)?;
+        let found = self.find(&snapshot)?;
         // The feed may be further than it has said, in this collection.
         let revision = reached.max(snapshot.revision);
         Ok(Mirrored { found, header: ResponseHeader { revision, ..header } })
@@ -128,8 +129,15 @@ impl Read {
         mirror.reached(revision).await?;
         let store = collection.store().ok_or(Pass::Cold)?;
         let snapshot = store.at(revision).map_err(|_| Pass::Past)?;
-        let found = Found::of(&snapshot, &self.request).ok_or(Pass::Tier)?;
+        let found = self.find(&snapshot)?;
         Ok(Mirrored { found, header })
+    }
+
+    fn find(&self, snapshot: &Snapshot) -> Result<Found, Pass> {
+        let found = Found::of(snapshot, &self.request).ok_or(Pass::Tier)?;
+        // etcd 3.7 leaves them out.
+        let differs = self.cluster.streams_ranges() && found.shows_leases_of_keys();
+        if differs { Err(Pass::Tier) } else { Ok(found) }
     }
 
     /// What etcd has said of itself last.
