@@ -3,6 +3,7 @@
 
 mod checks;
 mod config;
+mod mirror;
 mod protection;
 mod server;
 mod status;

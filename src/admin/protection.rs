@@ -117,18 +117,18 @@ pub(super) async fn switch(
 
 /// Why a request may be that of a page in somebody's browser. Browsers name the page's origin when
 /// they post; a name that was made to point here would be the same as ours, hence none is let.
-fn not_by_hand(headers: &HeaderMap) -> Option<&'static str> {
+pub(super) fn not_by_hand(headers: &HeaderMap) -> Option<&'static str> {
     if headers.contains_key(ORIGIN) {
-        return Some("protections are not switched from a browser: leave the header origin out");
+        return Some("nothing is switched from a browser: leave the header origin out");
     }
     let said = headers.get(SWITCH).is_some_and(|value| value == "yes");
-    (!said).then_some("to switch a protection, send the header x-seawall-switch: yes")
+    (!said).then_some("to switch anything, send the header x-seawall-switch: yes")
 }
 
 fn standing(protection: &Protection, name: &str) -> Option<Standing> {
     protection.standings().into_iter().find(|standing| standing.protection == name)
 }
 
-fn refused(code: StatusCode, why: &dyn fmt::Display) -> Response {
+pub(super) fn refused(code: StatusCode, why: &dyn fmt::Display) -> Response {
     (code, format!("{why}\n")).into_response()
 }

@@ -1,7 +1,7 @@
 use super::{
     Config,
     checks::{self, Results},
-    protection,
+    mirror, protection,
     status::status,
     top::top,
 };
@@ -70,6 +70,8 @@ impl Admin {
             .route("/top", get(top))
             .route("/protection", get(protection::overview))
             .route("/protection/{name}", get(protection::show).post(protection::switch))
+            .route("/mirror", get(mirror::overview))
+            .route("/mirror/{cluster}", get(mirror::show).post(mirror::switch))
             .with_state(view);
         axum::serve(self.socket, router).await.context("admin port")
     }

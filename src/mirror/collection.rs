@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -18,6 +18,8 @@ pub struct Collection {
     pub name: Bytes,
     /// Changed by the feed alone, but for `Cold` to `Loading`.
     state: RwLock<State>,
+    /// Switched off by hand.
+    off: AtomicBool,
     /// When it was read last, in milliseconds after `began`.
     used: AtomicU64,
     began: Instant,
@@ -73,6 +75,7 @@ impl Collection {
         Self {
             name,
             state: RwLock::default(),
+            off: AtomicBool::new(false),
             used: AtomicU64::new(0),
             began: Instant::now(),
             hits: AtomicU64::new(0),
@@ -84,6 +87,15 @@ impl Collection {
 
     pub fn state(&self) -> State {
         self.state.read().clone()
+    }
+
+    /// Whether it was switched off by hand.
+    pub fn is_off(&self) -> bool {
+        self.off.load(Relaxed)
+    }
+
+    pub(super) fn set_off(&self, off: bool) {
+        self.off.store(off, Relaxed);
     }
 
     /// What it holds, if it is ready.

@@ -157,6 +157,9 @@ impl Mirror {
         tier: Tier,
         worth_loading: bool,
     ) -> Result<Arc<Store>, Pass> {
+        if collection.is_off() {
+            return Err(Pass::Off);
+        }
         if !self.position().live {
             return Err(Pass::Behind);
         }
@@ -201,14 +204,21 @@ impl Mirror {
     /// wait: another read will want it again.
     pub(super) fn want(&self, collection: &Arc<Collection>, tier: Tier) {
         let Ok(room) = self.orders.try_reserve() else { return };
-        if collection.begin_loading(tier, Instant::now()) {
+        if !collection.is_off() && collection.begin_loading(tier, Instant::now()) {
             room.send(Order::Load { collection: Arc::clone(collection), tier });
         }
     }
 
-    /// Drops what is held of a collection.
-    pub fn forget(&self, collection: &Arc<Collection>) -> bool {
-        self.orders.try_send(Order::Drop { collection: Arc::clone(collection) }).is_ok()
+    /// Switches a collection off, or on again. `None` when there is no such collection.
+    pub async fn switch(&self, name: &[u8], off: bool) -> Option<Arc<Collection>> {
+        let collection = self.collections.read().get(name).cloned()?;
+        collection.set_off(off);
+        if off {
+            let order = Order::Drop { collection: Arc::clone(&collection) };
+            // Fails when the feed has ended, and all that it held with it.
+            let _ = self.orders.send(order).await;
+        }
+        Some(collection)
     }
 
     /// Whether a header that etcd gave after the feed was at `before` is that of the store that is
@@ -220,6 +230,13 @@ impl Mirror {
             let _ = self.orders.try_send(Order::Look);
         }
         same
+    }
+
+    /// Bytes of all collections that are ready, and of their past.
+    pub fn held_bytes(&self) -> u64 {
+        let collections = self.collections.read();
+        let held = collections.values().filter_map(|collection| collection.store());
+        held.map(|store| store.bytes() as u64).sum()
     }
 
     /// Waits until the feed has reached `revision`, and tells how far it is then.

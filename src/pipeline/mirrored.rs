@@ -14,6 +14,7 @@ use crate::{
 use bytes::Bytes;
 use prost::Message as _;
 use std::sync::Arc;
+use tokio::task::yield_now;
 use tonic::Status;
 
 /// An answer from memory.
@@ -48,14 +49,14 @@ impl Read {
     ///
     /// When etcd has to be asked, or has refused already.
     pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
-        let mode = self.reads.protection.mirror();
-        if mode == Mode::Off {
+        if !self.reads.protection.recalls(&self.plan) {
+            mirror.metrics.pass(Pass::Off);
             return Err(Pass::Off.into());
         }
         let answer = self.recall(mirror).await;
         match &answer {
             Err(NotMirrored::Pass(pass)) => mirror.metrics.pass(*pass),
-            _ if mode == Mode::Observe => {
+            _ if self.reads.protection.mirror() == Mode::Observe => {
                 mirror.metrics.would_answer.inc();
                 return Err(Pass::Off.into());
             }
@@ -199,6 +200,8 @@ impl Mirrored {
                 return Ok(());
             }
             record.add_bytes(length);
+            // Small calls on this thread go between the chunks of large ones.
+            yield_now().await;
         }
         finish(out, record);
         Ok(())
@@ -216,6 +219,7 @@ impl Mirrored {
                 }
                 record.add_bytes(length);
             }
+            yield_now().await;
         }
         finish(out, record);
     }
