@@ -28,8 +28,8 @@ pub struct Collection {
     pub misses: AtomicU64,
     /// When it was compared with etcd last.
     verified: Mutex<Instant>,
-    /// For those who follow.
-    changed: watch::Sender<()>,
+    /// The revision of the newest change; for those who follow.
+    changed: watch::Sender<i64>,
 }
 
 /// What readers find.
@@ -81,7 +81,7 @@ impl Collection {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             verified: Mutex::new(Instant::now()),
-            changed: watch::Sender::new(()),
+            changed: watch::Sender::new(0),
         }
     }
 
@@ -124,23 +124,27 @@ impl Collection {
         if begins {
             *state = State::Loading;
             drop(state);
-            self.changed();
+            self.retired();
         }
         begins
     }
 
     pub(super) fn set(&self, state: State) {
         *self.state.write() = state;
-        self.changed();
+        self.retired();
     }
 
-    /// Tells those who follow that there is something new, or that what was there is not any more.
-    pub(super) fn changed(&self) {
-        self.changed.send_replace(());
+    /// Whoever follows what was there finds out.
+    fn retired(&self) {
+        self.changed.send_modify(|_| {});
+    }
+
+    pub(super) fn published(&self, revision: i64) {
+        self.changed.send_replace(revision);
     }
 
     /// Wakes after each change, and when it is no longer what it was.
-    pub fn follow(&self) -> watch::Receiver<()> {
+    pub fn follow(&self) -> watch::Receiver<i64> {
         self.changed.subscribe()
     }
 

@@ -601,7 +601,7 @@ impl Entry {
             }
             Self::Ready { collection, writer } => {
                 writer.apply(changes);
-                collection.changed();
+                collection.published(writer.store().snapshot().revision);
                 true
             }
         }
