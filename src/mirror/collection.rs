@@ -20,6 +20,8 @@ pub struct Collection {
     state: RwLock<State>,
     /// Switched off by hand.
     off: AtomicBool,
+    /// Its values were too large, and are not asked for before.
+    values_rest: Mutex<Option<Instant>>,
     /// When it was read last, in milliseconds after `began`.
     used: AtomicU64,
     began: Instant,
@@ -76,6 +78,7 @@ impl Collection {
             name,
             state: RwLock::default(),
             off: AtomicBool::new(false),
+            values_rest: Mutex::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
             hits: AtomicU64::new(0),
@@ -114,6 +117,9 @@ impl Collection {
     /// Becomes `Loading` unless it is already, is ready with as much, or rests. True for the one
     /// caller who is to see to it.
     pub(super) fn begin_loading(&self, tier: Tier, now: Instant) -> bool {
+        if tier == Tier::Value && self.values_rest.lock().is_some_and(|until| now < until) {
+            return false;
+        }
         let mut state = self.state.write();
         let begins = match &*state {
             State::Cold => true,
@@ -125,6 +131,11 @@ impl Collection {
             *state = State::Loading;
         }
         begins
+    }
+
+    /// Holds no values before `until`.
+    pub(super) fn rest_values(&self, until: Instant) {
+        *self.values_rest.lock() = Some(until);
     }
 
     pub(super) fn set(&self, state: State) {
@@ -163,5 +174,42 @@ impl Collection {
     /// How long ago it was read.
     pub fn idle(&self) -> Duration {
         self.began.elapsed().saturating_sub(Duration::from_millis(self.used.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::{Limits, Writer};
+
+    #[tokio::test(start_paused = true)]
+    async fn one_caller_sees_to_the_load() {
+        let pods = Collection::new(Bytes::from_static(b"/registry/pods"));
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert!(pods.begin_loading(Tier::Index, now));
+        assert!(!pods.begin_loading(Tier::Value, now), "it is being loaded");
+        pods.set(State::Resting { until: later, why: "of this test" });
+        assert!(!pods.begin_loading(Tier::Index, now));
+        assert!(pods.begin_loading(Tier::Index, later));
+
+        let writer = Writer::load([], 3, Tier::Index, Limits { events: 1, bytes: 1 << 10 });
+        pods.set(State::Ready(Arc::clone(writer.store())));
+        assert!(!pods.begin_loading(Tier::Index, later), "it has as much");
+        pods.rest_values(later);
+        assert!(!pods.begin_loading(Tier::Value, now), "its values are too large");
+        assert!(pods.snapshot().is_some());
+        assert!(pods.begin_loading(Tier::Value, later));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn followers_hear_of_changes_and_of_its_end() {
+        let pods = Collection::new(Bytes::from_static(b"/registry/pods"));
+        let mut following = pods.follow();
+        pods.published(7);
+        assert!(following.has_changed().expect("it lives"));
+        assert_eq!(*following.borrow_and_update(), 7);
+        pods.set(State::Cold);
+        assert!(following.has_changed().expect("it lives"));
     }
 }
