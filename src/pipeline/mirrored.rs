@@ -173,7 +173,15 @@ impl Read {
 
     /// What etcd says of itself and of `revision` to a read that is sent after this call; reads that
     /// arrive together share one.
-    async fn probe(&self, mirror: &Mirror, revision: i64) -> Result<ResponseHeader, NotMirrored> {
+    ///
+    /// # Errors
+    ///
+    /// When etcd has to be asked, or has refused the revision.
+    pub async fn probe(
+        &self,
+        mirror: &Mirror,
+        revision: i64,
+    ) -> Result<ResponseHeader, NotMirrored> {
         let before = mirror.position();
         let flown = Arc::new(self.at_one_key(revision)).share().await;
         let whole = match flown {
