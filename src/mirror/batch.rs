@@ -2,6 +2,7 @@
 
 use super::Kind;
 use crate::etcd::wire::{self, Malformed};
+use std::hash::{DefaultHasher, Hasher};
 
 /// One `WatchResponse`, its events still in its bytes.
 #[derive(Debug, Default)]
@@ -22,6 +23,14 @@ pub(super) struct Fed<'a> {
     /// The `KeyValue`.
     pub(super) kv: &'a [u8],
     pub(super) revision: i64,
+}
+
+/// What a revision was about. Another history, as that of a store which was restored from a backup,
+/// has something else there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Last {
+    revision: i64,
+    digest: u64,
 }
 
 /// Numbers of the fields of `WatchResponse`.
@@ -59,6 +68,24 @@ impl<'a> Batch<'a> {
     /// The revision that the store had after it.
     pub(super) fn revision(&self) -> Option<i64> {
         self.events.last().map(|event| event.revision)
+    }
+
+    /// What its last revision was about, whose events are all in it.
+    pub(super) fn last(&self) -> Option<Last> {
+        self.at(self.revision()?)
+    }
+
+    /// Whether it has this revision, and that is about the same.
+    pub(super) fn has(&self, last: &Last) -> bool {
+        self.at(last.revision) == Some(*last)
+    }
+
+    fn at(&self, revision: i64) -> Option<Last> {
+        let mut events = self.events.iter().filter(|event| event.revision == revision).peekable();
+        events.peek()?;
+        let mut digest = DefaultHasher::new();
+        events.for_each(|event| digest.write(event.kv));
+        Some(Last { revision, digest: digest.finish() })
     }
 }
 
@@ -117,5 +144,27 @@ mod tests {
         let batch = Batch::read(&bytes).expect("a response");
         assert_eq!((batch.canceled, batch.compact_revision), (true, 9));
         assert_eq!((batch.cancel_reason.as_str(), batch.revision()), ("gone", None));
+    }
+
+    #[test]
+    fn a_revision_is_known_again_by_all_of_it() {
+        let response = |kvs: &[(&str, i64, &str)]| {
+            let event = |&(key, mod_revision, value): &(&str, i64, &str)| {
+                let (key, value) = (key.to_owned().into(), value.to_owned().into());
+                let kv = KeyValue { key, mod_revision, value, ..KeyValue::default() };
+                Event { kv: Some(kv), ..Event::default() }
+            };
+            let events = kvs.iter().map(event).collect();
+            WatchResponse { events, ..WatchResponse::default() }.encode_to_vec()
+        };
+        let known = response(&[("/z", 6, ""), ("/a", 7, "1"), ("/b", 7, "2")]);
+        let last = Batch::read(&known).expect("a response").last().expect("events");
+        let has = |kvs| Batch::read(&response(kvs)).expect("a response").has(&last);
+        assert!(has(&[("/a", 7, "1"), ("/b", 7, "2")]));
+        assert!(has(&[("/a", 7, "1"), ("/b", 7, "2"), ("/c", 8, "3")]));
+        assert!(!has(&[("/a", 7, "1")]));
+        assert!(!has(&[("/a", 7, "1"), ("/b", 7, "x")]));
+        assert!(!has(&[("/c", 8, "3")]));
+        assert!(!has(&[]));
     }
 }

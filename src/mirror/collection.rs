@@ -20,6 +20,8 @@ pub struct Collection {
     state: RwLock<State>,
     /// Switched off by hand.
     off: AtomicBool,
+    /// Its values were too large, and are not asked for before.
+    values_rest: Mutex<Option<Instant>>,
     /// When it was read last, in milliseconds after `began`.
     used: AtomicU64,
     began: Instant,
@@ -28,8 +30,8 @@ pub struct Collection {
     pub misses: AtomicU64,
     /// When it was compared with etcd last.
     verified: Mutex<Instant>,
-    /// The revision of the newest change; for those who follow.
-    changed: watch::Sender<i64>,
+    /// For those who follow.
+    changed: watch::Sender<()>,
 }
 
 /// What readers find.
@@ -76,12 +78,13 @@ impl Collection {
             name,
             state: RwLock::default(),
             off: AtomicBool::new(false),
+            values_rest: Mutex::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             verified: Mutex::new(Instant::now()),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -114,6 +117,9 @@ impl Collection {
     /// Becomes `Loading` unless it is already, is ready with as much, or rests. True for the one
     /// caller who is to see to it.
     pub(super) fn begin_loading(&self, tier: Tier, now: Instant) -> bool {
+        if tier == Tier::Value && self.values_rest.lock().is_some_and(|until| now < until) {
+            return false;
+        }
         let mut state = self.state.write();
         let begins = match &*state {
             State::Cold => true,
@@ -124,27 +130,28 @@ impl Collection {
         if begins {
             *state = State::Loading;
             drop(state);
-            self.retired();
+            self.changed();
         }
         begins
     }
 
+    /// Holds no values before `until`.
+    pub(super) fn rest_values(&self, until: Instant) {
+        *self.values_rest.lock() = Some(until);
+    }
+
     pub(super) fn set(&self, state: State) {
         *self.state.write() = state;
-        self.retired();
+        self.changed();
     }
 
-    /// Whoever follows what was there finds out.
-    fn retired(&self) {
-        self.changed.send_modify(|_| {});
-    }
-
-    pub(super) fn published(&self, revision: i64) {
-        self.changed.send_replace(revision);
+    /// Tells those who follow that there is something new, or that what was there is not any more.
+    pub(super) fn changed(&self) {
+        self.changed.send_replace(());
     }
 
     /// Wakes after each change, and when it is no longer what it was.
-    pub fn follow(&self) -> watch::Receiver<i64> {
+    pub fn follow(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
@@ -165,5 +172,42 @@ impl Collection {
     /// How long ago it was read.
     pub fn idle(&self) -> Duration {
         self.began.elapsed().saturating_sub(Duration::from_millis(self.used.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::{Limits, Writer};
+
+    #[tokio::test(start_paused = true)]
+    async fn one_caller_sees_to_the_load() {
+        let pods = Collection::new(Bytes::from_static(b"/registry/pods"));
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        assert!(pods.begin_loading(Tier::Index, now));
+        assert!(!pods.begin_loading(Tier::Value, now), "it is being loaded");
+        pods.set(State::Resting { until: later, why: "of this test" });
+        assert!(!pods.begin_loading(Tier::Index, now));
+        assert!(pods.begin_loading(Tier::Index, later));
+
+        let writer = Writer::load([], 3, Tier::Index, Limits { events: 1, bytes: 1 << 10 });
+        pods.set(State::Ready(Arc::clone(writer.store())));
+        assert!(!pods.begin_loading(Tier::Index, later), "it has as much");
+        pods.rest_values(later);
+        assert!(!pods.begin_loading(Tier::Value, now), "its values are too large");
+        assert!(pods.snapshot().is_some());
+        assert!(pods.begin_loading(Tier::Value, later));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn followers_hear_of_changes_and_of_its_end() {
+        let pods = Collection::new(Bytes::from_static(b"/registry/pods"));
+        let mut following = pods.follow();
+        pods.changed();
+        assert!(following.has_changed().expect("it lives"));
+        following.borrow_and_update();
+        pods.set(State::Cold);
+        assert!(following.has_changed().expect("it lives"));
     }
 }

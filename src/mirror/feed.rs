@@ -1,26 +1,31 @@
 //! The one watch that keeps the collections of a cluster as etcd has them.
 
 use super::{
-    Change, Config, Position, State, Store, Tier, Writer,
-    batch::Batch,
+    Change, Config, Position, Tier,
+    batch::{Batch, Last},
     collection::Collection,
-    load::{Failed, Loaded, Source},
+    entries::{self, Entries},
+    load::Source,
     metrics::Families,
     reader::Mirror,
-    verify,
+    verify::{Verified, Verifier},
 };
 use crate::{
     admission::{Gate, Mode, Place, Protection},
     etcd::{
+        key_range::KeyRange,
         method::Method,
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, WatchCreateRequest},
+        wire::Malformed,
     },
-    upstream::{Answer, CONTROL, Cluster},
+    paging::Splits,
+    upstream::{Answer, CONTROL, Cluster, is_about_permission},
 };
 use bytes::Bytes;
 use http::HeaderMap;
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -58,52 +63,25 @@ struct Feed {
     source: Weak<Cluster>,
     gate: Arc<Gate>,
     protection: Arc<Protection>,
-    splits: Arc<crate::paging::Splits>,
-    entries: HashMap<Bytes, Entry>,
+    splits: Arc<Splits>,
+    entries: Entries,
+    verifier: Verifier,
     /// The store that the entries are of; see [`Cluster::number`].
     store: u64,
     cluster_id: u64,
     /// All events up to this revision were applied; 0 before the first.
     revision: i64,
+    /// What the newest revision was about, by which it is known again.
+    last: Option<Last>,
+    /// Why it is not followed, as far as that was logged, and since when.
+    outage: Option<(Ended, Instant)>,
     orders: mpsc::Receiver<Order>,
-    done: mpsc::Sender<Done>,
-    finished: mpsc::Receiver<Done>,
-    verified: Instant,
-}
-
-#[derive(Debug)]
-enum Entry {
-    /// Remembers what happens until the load is there.
-    Loading {
-        collection: Arc<Collection>,
-        tier: Tier,
-        since: Vec<Change>,
-        bytes: usize,
-        _load: AbortOnDropHandle<()>,
-    },
-    Ready {
-        collection: Arc<Collection>,
-        writer: Writer,
-    },
-}
-
-/// What a task of the feed's has come to.
-#[derive(Debug)]
-pub(super) enum Done {
-    Loaded {
-        name: Bytes,
-        loaded: Result<Loaded, Failed>,
-    },
-    /// Whether the collection is as etcd has it; `None` if that could not be found out.
-    Verified {
-        name: Bytes,
-        store: Arc<Store>,
-        same: Option<bool>,
-    },
+    loaded: mpsc::Receiver<entries::Ended>,
+    verified: mpsc::Receiver<Verified>,
 }
 
 /// Why the feed does not go on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Ended {
     Off,
     Gone,
@@ -115,14 +93,21 @@ enum Ended {
     Denied(String),
 }
 
-/// Orders that wait for the feed.
+/// One watch, from its opening to its end.
+#[derive(Debug)]
+struct Following {
+    /// What has to come again before the watch is known to go on where the one before has ended.
+    resumes: Option<Last>,
+    /// When it last was further than before, or nothing was missing.
+    well: Instant,
+    revision: i64,
+}
+
+/// Orders, and what has come of them, that wait for the feed.
 const ORDERS_MAX: usize = 64;
 
 /// A feed further behind than this loads anew: catching up reads etcd's history under its lock.
 const RESUME_MAX: i64 = 20_000;
-
-/// Bytes of events that are remembered for a collection while it is loaded.
-const SINCE_MAX: usize = 64 << 20;
 
 /// A response of the feed: what one revision brings, or what a pause has gathered.
 const RESPONSE_BYTES_MAX: usize = 1 << 30;
@@ -133,13 +118,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// etcd is known to be further for so long, and nothing comes.
 const STALLED: Duration = Duration::from_secs(5);
 
-/// Before a lost feed is opened again, a load that failed is tried again, and permission is asked
-/// for again.
+/// Before a lost feed is opened again, and before permission is asked for again.
 const PAUSE: Duration = Duration::from_millis(500);
-const REST: Duration = Duration::from_secs(10);
-/// To find out that a collection is too large costs etcd all of it.
-const REST_TOO_LARGE: Duration = Duration::from_secs(600);
 const DENIED: Duration = Duration::from_secs(60);
+
+const ANOTHER_STORE: &str = "another store has taken the place of the one before";
 
 /// Starts the mirror of a cluster.
 pub fn start(
@@ -150,8 +133,10 @@ pub fn start(
     families: &Families,
 ) -> Running {
     let (orders_in, orders) = mpsc::channel(ORDERS_MAX);
-    let (done, finished) = mpsc::channel(ORDERS_MAX);
+    let (loaded_in, loaded) = mpsc::channel(ORDERS_MAX);
+    let (verified_in, verified) = mpsc::channel(1);
     let metrics = families.cluster(&cluster.name);
+    let entries = Entries::new(&cluster.name, metrics.clone(), loaded_in);
     let mirror = Arc::new(Mirror::new(&cluster.name, config, orders_in, metrics));
     let feed = Feed {
         mirror: Arc::clone(&mirror),
@@ -159,14 +144,16 @@ pub fn start(
         gate,
         protection,
         splits: Arc::default(),
-        entries: HashMap::new(),
+        entries,
+        verifier: Verifier::new(verified_in),
         store: cluster.number(),
         cluster_id: 0,
         revision: 0,
+        last: None,
+        outage: None,
         orders,
-        done,
-        finished,
-        verified: Instant::now(),
+        loaded,
+        verified,
     };
     Running { mirror, _feed: AbortOnDropHandle::new(tokio::spawn(feed.run())) }
 }
@@ -182,29 +169,20 @@ impl Feed {
         loop {
             let ended = self.follow().await;
             self.position(false);
+            self.log(&ended);
             let pause = match ended {
                 Ended::Gone => return,
+                Ended::Lost(_) => PAUSE,
                 Ended::Off => {
                     self.drop_all();
                     TICK
                 }
-                Ended::Lost(reason) => {
-                    tracing::warn!(cluster = &*self.mirror.cluster, reason, "mirror: feed lost");
-                    PAUSE
-                }
-                Ended::Gap(reason) => {
-                    tracing::warn!(cluster = &*self.mirror.cluster, reason, "mirror: begins anew");
+                Ended::Gap(_) => {
                     self.mirror.metrics.resets.inc();
                     self.drop_all();
                     PAUSE
                 }
-                Ended::Denied(reason) => {
-                    let cluster = &*self.mirror.cluster;
-                    tracing::warn!(
-                        cluster,
-                        reason,
-                        "mirror: off, etcd does not let it watch all keys"
-                    );
+                Ended::Denied(_) => {
                     self.drop_all();
                     DENIED
                 }
@@ -213,31 +191,58 @@ impl Feed {
         }
     }
 
+    /// Tells once why nothing is followed, however often that is tried.
+    fn log(&mut self, ended: &Ended) {
+        let known = self.outage.as_ref().map(|(known, _)| mem::discriminant(known));
+        if known == Some(mem::discriminant(ended)) {
+            return;
+        }
+        let cluster = &*self.mirror.cluster;
+        match ended {
+            Ended::Off | Ended::Gone => {
+                self.outage = None;
+                return;
+            }
+            Ended::Lost(reason) => tracing::warn!(cluster, reason, "mirror: feed lost"),
+            Ended::Gap(reason) => tracing::warn!(cluster, reason, "mirror: begins anew"),
+            Ended::Denied(reason) => {
+                tracing::warn!(cluster, reason, "mirror: off, etcd does not let it watch all keys");
+            }
+        }
+        let since = self.outage.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        self.outage = Some((ended.clone(), since));
+    }
+
     /// Follows the store from where it was left.
     async fn follow(&mut self) -> Ended {
         if self.protection.mirror() == Mode::Off {
             return Ended::Off;
         }
+        let resumes = self.last;
         let mut answer = match self.open().await {
             Ok(answer) => answer,
             Err(ended) => return ended,
         };
+        let mut following = Following { resumes, well: Instant::now(), revision: self.revision };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut behind_since = None;
         loop {
             let ended = tokio::select! {
                 message = answer.body.message(RESPONSE_BYTES_MAX) => match message {
-                    Ok(Some(message)) => self.on_response(&message.payload()),
-                    Ok(None) => Some(self.on_end(&mut answer).await),
+                    Ok(Some(message)) => self.on_response(&message.payload(), &mut following),
+                    Ok(None) => Some(on_end(&mut answer).await),
                     Err(error) => Some(Ended::Lost(error.to_string())),
                 },
                 Some(order) = self.orders.recv() => self.on_order(order),
-                Some(done) = self.finished.recv() => {
-                    self.on_done(done);
+                Some(loaded) = self.loaded.recv() => {
+                    self.entries.on_loaded(loaded, &self.mirror.config());
                     None
                 }
-                _ = tick.tick() => self.on_tick(&mut behind_since),
+                Some(verified) = self.verified.recv() => {
+                    self.on_verified(&verified);
+                    None
+                }
+                _ = tick.tick() => self.on_tick(&mut following),
             };
             if let Some(ended) = ended {
                 return ended;
@@ -245,15 +250,15 @@ impl Feed {
         }
     }
 
-    /// Opens the watch after what was applied, unless that would be too far back.
+    /// Opens the watch at the newest revision that was applied, unless that would be too far back.
     async fn open(&mut self) -> Result<Answer, Ended> {
         let cluster = self.source.upgrade().ok_or(Ended::Gone)?;
         let lost = |error: crate::upstream::Error| Ended::Lost(error.to_string());
         let header = newest(&cluster).await?;
         let newest = header.revision;
         let another = self.revision > 0 && header.cluster_id != self.cluster_id;
-        if cluster.number() != std::mem::replace(&mut self.store, cluster.number()) || another {
-            return Err(Ended::Gap("another store has taken the place of the one before"));
+        if cluster.number() != mem::replace(&mut self.store, cluster.number()) || another {
+            return Err(Ended::Gap(ANOTHER_STORE));
         }
         match self.revision {
             0 => (self.revision, self.cluster_id) = (newest, header.cluster_id),
@@ -261,15 +266,16 @@ impl Feed {
             known if newest - known > RESUME_MAX => return Err(Ended::Gap("it is too far behind")),
             _ => {}
         }
+        // What is known already comes again, and shows whether this is the history it is from.
         let create = WatchCreateRequest {
             key: Bytes::from_static(b"\0"),
             range_end: Bytes::from_static(b"\0"),
-            start_revision: self.revision + 1,
+            start_revision: self.revision,
             ..WatchCreateRequest::default()
         };
         let answer = cluster.watch(create, CONTROL).await.map_err(lost)?;
         match answer.refusal() {
-            Some(status) if crate::upstream::is_about_permission(&status) => {
+            Some(status) if is_about_permission(&status) => {
                 Err(Ended::Denied(status.message().to_owned()))
             }
             Some(status) => Err(Ended::Lost(status.message().to_owned())),
@@ -277,8 +283,8 @@ impl Feed {
         }
     }
 
-    fn on_response(&mut self, response: &[u8]) -> Option<Ended> {
-        let Ok(batch) = Batch::read(response) else {
+    fn on_response(&mut self, response: &[u8], following: &mut Following) -> Option<Ended> {
+        let Ok(mut batch) = Batch::read(response) else {
             return Some(Ended::Gap("etcd sent what is no watch response"));
         };
         if batch.canceled {
@@ -290,84 +296,61 @@ impl Feed {
                 _ => Ended::Gap("what follows was compacted"),
             });
         }
-        if batch.created {
-            self.position(true);
+        if !batch.events.is_empty()
+            && let Some(last) = following.resumes.take()
+            && !batch.has(&last)
+        {
+            return Some(Ended::Gap(ANOTHER_STORE));
         }
-        match self.apply(&batch) {
-            Ok(()) => None,
-            Err(_) => Some(Ended::Gap("etcd sent what is no key-value")),
+        if let Some(last) = batch.last() {
+            self.last = Some(last);
         }
-    }
-
-    /// Applies what happened to each collection, and only then says how far it is.
-    fn apply(&mut self, batch: &Batch<'_>) -> Result<(), crate::etcd::wire::Malformed> {
-        let Some(revision) = batch.revision() else { return Ok(()) };
-        let mut changes: HashMap<&[u8], Vec<Change>> = HashMap::new();
-        for event in &batch.events {
-            let name = Place::collection_of(event.key);
-            if self.entries.contains_key(name) {
-                changes.entry(name).or_default().push(Change::read(event.kind, event.kv)?);
-            }
+        batch.events.retain(|event| event.revision > self.revision);
+        if self.apply(&batch).is_err() {
+            return Some(Ended::Gap("etcd sent what is no key-value"));
         }
-        for (name, changes) in changes {
-            if let Some(entry) = self.entries.get_mut(name)
-                && !entry.apply(changes)
-            {
-                self.rest(name, "more happened than could be remembered");
-            }
-        }
-        self.mirror.metrics.events.inc_by(batch.events.len() as u64);
-        self.revision = self.revision.max(revision);
-        self.position(true);
-        Ok(())
-    }
-
-    async fn on_end(&self, answer: &mut Answer) -> Ended {
-        let status = answer.body.trailers().await.ok().flatten();
-        let status = status.as_ref().and_then(crate::grpc::from_headers);
-        match status {
-            Some(status) if crate::upstream::is_about_permission(&status) => {
-                Ended::Denied(status.message().to_owned())
-            }
-            Some(status) => Ended::Lost(status.message().to_owned()),
-            None => Ended::Lost("etcd has ended the watch".into()),
-        }
-    }
-
-    fn on_order(&mut self, order: Order) -> Option<Ended> {
-        match order {
-            Order::Load { collection, tier } => self.begin_load(collection, tier),
-            Order::Drop { collection } => {
-                self.entries.remove(&collection.name);
-                collection.set(State::Cold);
-            }
-            // Opening the watch anew compares the stores.
-            Order::Look => return Some(Ended::Lost("etcd answers as another store would".into())),
+        if following.resumes.is_none() {
+            self.on_live();
         }
         None
     }
 
-    fn begin_load(&mut self, collection: Arc<Collection>, tier: Tier) {
-        let Some(cluster) = self.source.upgrade() else { return };
-        let source = self.source_of(cluster);
-        let (name, done) = (collection.name.clone(), self.done.clone());
-        let others = self.held() - self.held_by(&name);
-        let room = (self.mirror.config().memory_bytes as usize).saturating_sub(others);
-        let loading = async move {
-            // Values of others may be worth less than these.
-            let loaded = source.load(&name, tier, room).await;
-            // Fails when the feed has ended, and all that it held with it.
-            let _ = done.send(Done::Loaded { name, loaded }).await;
-        };
-        let name = collection.name.clone();
-        let entry = Entry::Loading {
-            collection,
-            tier,
-            since: Vec::new(),
-            bytes: 0,
-            _load: AbortOnDropHandle::new(tokio::spawn(loading)),
-        };
-        self.entries.insert(name, entry);
+    /// Applies what happened to each collection, and only then says how far it is.
+    fn apply(&mut self, batch: &Batch<'_>) -> Result<(), Malformed> {
+        let mut changes: HashMap<&[u8], Vec<Change>> = HashMap::new();
+        for event in &batch.events {
+            let name = Place::collection_of(event.key);
+            if self.entries.contains(name) {
+                changes.entry(name).or_default().push(Change::read(event.kind, event.kv)?);
+            }
+        }
+        for (name, changes) in changes {
+            self.entries.apply(name, changes);
+        }
+        self.mirror.metrics.events.inc_by(batch.events.len() as u64);
+        self.revision = self.revision.max(batch.revision().unwrap_or(0));
+        Ok(())
+    }
+
+    fn on_live(&mut self) {
+        if let Some((_, since)) = self.outage.take() {
+            let (cluster, after) = (&*self.mirror.cluster, since.elapsed());
+            tracing::info!(cluster, revision = self.revision, ?after, "mirror: feed is back");
+        }
+        self.position(true);
+    }
+
+    fn on_order(&mut self, order: Order) -> Option<Ended> {
+        match order {
+            Order::Load { collection, tier } => {
+                let source = self.source_of(self.source.upgrade()?);
+                self.entries.begin_load(collection, tier, source, &self.mirror.config());
+            }
+            Order::Drop { collection } => self.entries.forget(&collection),
+            // Opening the watch anew compares the stores.
+            Order::Look => return Some(Ended::Lost("etcd answers as another store would".into())),
+        }
+        None
     }
 
     fn source_of(&self, cluster: Arc<Cluster>) -> Source {
@@ -379,190 +362,62 @@ impl Feed {
         }
     }
 
-    fn on_done(&mut self, done: Done) {
-        match done {
-            Done::Loaded { name, loaded } => self.on_loaded(&name, loaded),
-            Done::Verified { name, store, same } => self.on_verified(&name, &store, same),
-        }
-    }
-
-    fn on_loaded(&mut self, name: &Bytes, loaded: Result<Loaded, Failed>) {
-        // It may have been given up meanwhile.
-        let Some(Entry::Loading { collection, tier, since, .. }) = self.entries.remove(name) else {
-            return;
-        };
-        let cluster = &*self.mirror.cluster;
-        let shown = name.escape_ascii().to_string();
-        match loaded {
-            Ok(Loaded { revision, objects }) => {
-                let keys = objects.len();
-                let history = self.mirror.config().history;
-                let mut writer = Writer::load(objects, revision, tier, history);
-                writer.apply(since);
-                collection.set(State::Ready(Arc::clone(writer.store())));
-                self.entries.insert(name.clone(), Entry::Ready { collection, writer });
-                self.mirror.metrics.loads.inc();
-                tracing::info!(
-                    cluster,
-                    collection = shown,
-                    ?tier,
-                    keys,
-                    revision,
-                    "mirror: loaded"
-                );
-                self.make_room();
-            }
-            Err(failed) => {
-                self.mirror.metrics.loads_failed.inc();
-                tracing::warn!(cluster, collection = shown, %failed, "mirror: not loaded");
-                let (rest, why) = match failed {
-                    Failed::TooLarge => (REST_TOO_LARGE, "it is larger than mirror.memory leaves"),
-                    _ => (REST, "it could not be loaded"),
-                };
-                collection.set(State::Resting { until: Instant::now() + rest, why });
-            }
-        }
-    }
-
-    /// Gives a collection up for a while.
-    fn rest(&mut self, name: &[u8], why: &'static str) {
-        if let Some(entry) = self.entries.remove(name) {
-            let until = Instant::now() + REST;
-            entry.collection().set(State::Resting { until, why });
-        }
-    }
-
-    fn on_tick(&mut self, behind_since: &mut Option<Instant>) -> Option<Ended> {
+    fn on_tick(&mut self, following: &mut Following) -> Option<Ended> {
         let Some(cluster) = self.source.upgrade() else { return Some(Ended::Gone) };
         if self.protection.mirror() == Mode::Off {
             return Some(Ended::Off);
         }
         if cluster.number() != self.store {
-            return Some(Ended::Gap("another store has taken the place of the one before"));
+            return Some(Ended::Gap(ANOTHER_STORE));
         }
-        let metrics = &self.mirror.metrics;
-        metrics.revision.set(self.revision);
-        metrics.bytes.set(self.held() as i64);
-        let ready = self.entries.values().filter(|entry| matches!(entry, Entry::Ready { .. }));
-        metrics.collections.set(ready.count() as i64);
-        self.make_room();
-        for name in self.mirror.config().pinned.clone() {
-            if let Ok(collection) =
-                self.mirror.collection(&crate::etcd::key_range::KeyRange::single(name))
-            {
+        let config = self.mirror.config();
+        self.entries.make_room(&config);
+        self.entries.observe();
+        self.mirror.metrics.revision.set(self.revision);
+        for name in &config.pinned {
+            if let Ok(collection) = self.mirror.collection(&KeyRange::single(name.clone())) {
                 self.mirror.want(&collection, Tier::Value);
             }
         }
-        self.verify_one(cluster.clone());
+        drop(config);
+        self.verify_one(&cluster);
         // Probes know how far etcd is, on connections of their own.
-        if cluster.identity().header.revision <= self.revision {
-            *behind_since = None;
-            return None;
-        }
-        let since = *behind_since.get_or_insert_with(Instant::now);
-        (since.elapsed() >= STALLED).then(|| Ended::Lost("nothing comes".into()))
+        following.check(self.revision, cluster.identity().header.revision)
     }
 
     /// Compares one collection with etcd, the one whose turn it is.
-    fn verify_one(&mut self, cluster: Arc<Cluster>) {
+    fn verify_one(&mut self, cluster: &Arc<Cluster>) {
         let Some(pause) = self.mirror.config().verify_interval else { return };
-        if self.verified.elapsed() < pause {
+        if !self.verifier.is_due(pause) {
             return;
         }
-        self.verified = Instant::now();
-        let source = self.source_of(cluster);
-        if let Some((name, store)) = self.next_to_verify() {
-            let done = self.done.clone();
-            tokio::spawn(async move {
-                let same = verify::compare(&source, &name, &store).await;
-                // Fails when the feed has ended, and all that it held with it.
-                let _ = done.send(Done::Verified { name, store, same }).await;
-            });
-        }
+        let next = self.entries.ready().min_by_key(|(collection, _)| collection.verified());
+        let Some((collection, store)) = next else { return };
+        let source = self.source_of(Arc::clone(cluster));
+        self.verifier.begin(source, collection.name.clone(), store, self.revision);
     }
 
-    fn next_to_verify(&self) -> Option<(Bytes, Arc<Store>)> {
-        let ready = self.entries.iter().filter_map(|(name, entry)| match entry {
-            Entry::Ready { collection, writer } => {
-                Some((collection.verified(), name.clone(), Arc::clone(writer.store())))
-            }
-            Entry::Loading { .. } => None,
-        });
-        ready.min_by_key(|(verified, ..)| *verified).map(|(_, name, store)| (name, store))
-    }
-
-    fn on_verified(&mut self, name: &Bytes, store: &Arc<Store>, same: Option<bool>) {
-        let Some(Entry::Ready { collection, writer }) = self.entries.get(name) else { return };
-        if !Arc::ptr_eq(writer.store(), store) {
-            return;
-        }
+    fn on_verified(&mut self, Verified { name, store, same }: &Verified) {
+        let held = self.entries.ready().find(|(_, held)| Arc::ptr_eq(held, store));
+        let Some((collection, _)) = held else { return };
         collection.set_verified(Instant::now());
-        match same {
-            None => {}
-            Some(true) => {
-                self.mirror.metrics.verifications.inc();
-            }
-            Some(false) => {
-                self.mirror.metrics.verifications.inc();
-                self.mirror.metrics.mismatches.inc();
-                let collection = name.escape_ascii().to_string();
-                let cluster = &*self.mirror.cluster;
-                tracing::error!(cluster, collection, "mirror: differs from etcd, and is dropped");
-                self.rest(name, "it differed from etcd");
-            }
+        let metrics = &self.mirror.metrics;
+        metrics.verifications.inc_by(same.is_some().into());
+        if *same == Some(false) {
+            metrics.mismatches.inc();
+            let (cluster, collection) = (&*self.mirror.cluster, name.escape_ascii().to_string());
+            tracing::error!(cluster, collection, "mirror: differs from etcd, and is dropped");
+            self.entries.rest(name, "it differed from etcd");
         }
-    }
-
-    /// Bytes of everything that is held.
-    fn held(&self) -> usize {
-        self.entries.values().map(Entry::bytes).sum()
-    }
-
-    fn held_by(&self, name: &Bytes) -> usize {
-        self.entries.get(name).map_or(0, Entry::bytes)
-    }
-
-    /// Gives up values, then collections, of those that were not read for the longest time, until
-    /// the rest is within the budget.
-    fn make_room(&mut self) {
-        let budget = self.mirror.config().memory_bytes as usize;
-        while self.held() > budget {
-            let Some(name) = self.least_useful() else { return };
-            self.mirror.metrics.evictions.inc();
-            match self.entries.get_mut(&name) {
-                Some(Entry::Ready { writer, .. })
-                    if writer.store().snapshot().tier == Tier::Value =>
-                {
-                    writer.drop_values();
-                }
-                _ => self.rest(&name, "memory was short"),
-            }
-        }
-    }
-
-    fn least_useful(&self) -> Option<Bytes> {
-        let pinned = self.mirror.config();
-        let ready = self.entries.iter().filter_map(|(name, entry)| match entry {
-            Entry::Ready { collection, writer } => {
-                let kept = pinned.pinned.contains(name);
-                let bare = writer.store().snapshot().tier == Tier::Index;
-                // What is not pinned first; among those, what has values; then the longest unread.
-                Some(((!kept, !bare, collection.idle()), name))
-            }
-            Entry::Loading { .. } => None,
-        });
-        ready.max_by_key(|(use_, _)| *use_).map(|(_, name)| name.clone())
     }
 
     fn drop_all(&mut self) {
-        self.revision = 0;
-        for (_, entry) in self.entries.drain() {
-            entry.collection().set(State::Cold);
-        }
+        (self.revision, self.last) = (0, None);
+        self.entries.forget_all();
         // What was ordered before is ordered again by those who still want it.
         while let Ok(order) = self.orders.try_recv() {
             if let Order::Load { collection, .. } = order {
-                collection.set(State::Cold);
+                self.entries.forget(&collection);
             }
         }
     }
@@ -577,34 +432,30 @@ impl Feed {
     }
 }
 
-impl Entry {
-    fn collection(&self) -> &Arc<Collection> {
-        match self {
-            Self::Loading { collection, .. } | Self::Ready { collection, .. } => collection,
+impl Following {
+    /// Whether it goes on, where `revision` was applied and etcd is known to be at `newest`.
+    fn check(&mut self, revision: i64, newest: i64) -> Option<Ended> {
+        let moves = revision > mem::replace(&mut self.revision, revision);
+        if self.resumes.is_none() && (moves || newest <= revision) {
+            self.well = Instant::now();
         }
+        if self.well.elapsed() < STALLED {
+            return None;
+        }
+        Some(match self.resumes {
+            Some(_) => Ended::Gap("what it knew last is not in etcd's history any more"),
+            None => Ended::Lost("nothing comes".into()),
+        })
     }
+}
 
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Loading { bytes, .. } => *bytes,
-            Self::Ready { writer, .. } => writer.store().bytes(),
-        }
-    }
-
-    /// Applies changes, or remembers them; false when there are too many.
-    fn apply(&mut self, changes: Vec<Change>) -> bool {
-        match self {
-            Self::Loading { since, bytes, .. } => {
-                *bytes += changes.iter().map(|change| change.object.weight()).sum::<usize>();
-                since.extend(changes);
-                *bytes <= SINCE_MAX
-            }
-            Self::Ready { collection, writer } => {
-                writer.apply(changes);
-                collection.published(writer.store().snapshot().revision);
-                true
-            }
-        }
+async fn on_end(answer: &mut Answer) -> Ended {
+    let status = answer.body.trailers().await.ok().flatten();
+    let status = status.as_ref().and_then(crate::grpc::from_headers);
+    match status {
+        Some(status) if is_about_permission(&status) => Ended::Denied(status.message().to_owned()),
+        Some(status) => Ended::Lost(status.message().to_owned()),
+        None => Ended::Lost("etcd has ended the watch".into()),
     }
 }
 
@@ -616,10 +467,40 @@ async fn newest(cluster: &Cluster) -> Result<ResponseHeader, Ended> {
         cluster.ask::<RangeResponse>(Method::Range, &request, HeaderMap::new(), CONTROL, None);
     match asking.await {
         Ok(Ok(response)) => Ok(response.header.unwrap_or_default()),
-        Ok(Err(status)) if crate::upstream::is_about_permission(&status) => {
+        Ok(Err(status)) if is_about_permission(&status) => {
             Err(Ended::Denied(status.message().to_owned()))
         }
         Ok(Err(status)) => Err(Ended::Lost(status.message().to_owned())),
         Err(error) => Err(Ended::Lost(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    fn following(resumes: Option<Last>) -> Following {
+        Following { resumes, well: Instant::now(), revision: 3 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_lost_when_etcd_goes_on_and_nothing_comes() {
+        let mut following = following(None);
+        advance(2 * STALLED).await;
+        assert!(following.check(3, 3).is_none(), "there is nothing to come");
+        assert!(following.check(3, 4).is_none());
+        advance(STALLED).await;
+        assert!(following.check(5, 9).is_none(), "it is late, and moves");
+        advance(STALLED).await;
+        assert!(matches!(following.check(5, 9), Some(Ended::Lost(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn begins_anew_when_what_it_knew_does_not_come_again() {
+        let mut following = following(Some(Last::default()));
+        assert!(following.check(3, 3).is_none());
+        advance(STALLED).await;
+        assert!(matches!(following.check(3, 3), Some(Ended::Gap(_))));
     }
 }

@@ -16,7 +16,10 @@ use bytes::Bytes;
 use prost::Message;
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// What a load needs of the cluster it loads from.
@@ -65,19 +68,21 @@ impl From<wire::Malformed> for Failed {
 }
 
 impl Source {
-    /// Reads all of a collection, at most `bytes_max` of memory.
+    /// Reads all of a collection, at most `bytes_max` of memory; `bytes` tells how much it is so far.
     pub(super) async fn load(
         &self,
         name: &Bytes,
         tier: Tier,
         bytes_max: usize,
+        bytes: &AtomicUsize,
     ) -> Result<Loaded, Failed> {
-        let (mut objects, mut bytes) = (Vec::new(), 0);
+        let mut objects = Vec::new();
         let keys_only = tier == Tier::Index;
         let mut each = |object: Object| {
-            bytes += object.weight();
+            let weight = object.weight();
             objects.push(object);
-            if bytes > bytes_max { Err(Failed::TooLarge) } else { Ok(()) }
+            let all = bytes.fetch_add(weight, Relaxed) + weight;
+            if all > bytes_max { Err(Failed::TooLarge) } else { Ok(()) }
         };
         let revision = self.read(below(name), 0, keys_only, &mut each).await?;
         self.read(KeyRange::single(name.clone()), revision, keys_only, &mut each).await?;

@@ -8,6 +8,7 @@ mod batch;
 mod collection;
 mod config;
 mod cursor;
+mod entries;
 mod feed;
 mod history;
 mod load;

@@ -99,6 +99,11 @@ impl Model {
     }
 }
 
+/// An object without a value, last changed at a revision.
+pub(super) fn named(key: &str, mod_revision: i64) -> Object {
+    object(&KeyValue { key: key.to_owned().into(), mod_revision, ..KeyValue::default() })
+}
+
 pub(super) fn object(kv: &KeyValue) -> Object {
     Object::parse(&kv.encode_to_vec()).expect("a key-value")
 }

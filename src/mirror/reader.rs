@@ -239,12 +239,13 @@ impl Mirror {
         held.map(|store| store.bytes() as u64).sum()
     }
 
-    /// Waits until the feed has reached `revision`, and tells how far it is then.
+    /// Waits until the feed has reached `revision` of the store with this id, and tells how far it is
+    /// then.
     ///
     /// # Errors
     ///
-    /// When it does not get so far in time, or is not live.
-    pub async fn reached(&self, revision: i64) -> Result<i64, Pass> {
+    /// When it does not get so far in time, is not live, or follows another store.
+    pub async fn reached(&self, revision: i64, cluster_id: u64) -> Result<i64, Pass> {
         let reached = |position: &Position| !position.live || position.revision >= revision;
         let now = self.position();
         let position = if reached(&now) {
@@ -258,7 +259,10 @@ impl Mirror {
                 .map_err(|_| Pass::Behind)?
                 .map_err(|_| Pass::Behind)?
         };
-        if position.live { Ok(position.revision) } else { Err(Pass::Behind) }
+        match position.live && position.cluster_id == cluster_id {
+            true => Ok(position.revision),
+            false => Err(Pass::Behind),
+        }
     }
 }
 
@@ -284,4 +288,129 @@ pub fn is_whole(keys: &KeyRange, name: &Bytes) -> bool {
 /// All keys of a collection but its bare name.
 pub(super) fn below(name: &Bytes) -> KeyRange {
     KeyRange::prefix([&name[..], b"/"].concat().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::{Families, Limits};
+    use std::future::Future;
+    use tokio::time::advance;
+
+    const WAIT_MAX: Duration = Duration::from_millis(500);
+
+    fn mirror() -> (Arc<Mirror>, mpsc::Receiver<Order>) {
+        let config = Config {
+            memory_bytes: 1 << 20,
+            history: Limits { events: 100, bytes: 1 << 20 },
+            wait_max: WAIT_MAX,
+            pinned: Vec::new(),
+            verify_interval: None,
+            consistency_checks: false,
+        };
+        let (orders_in, orders) = mpsc::channel(2);
+        let metrics = Families::default().cluster("main");
+        (Arc::new(Mirror::new(&"main".into(), config, orders_in, metrics)), orders)
+    }
+
+    fn at(revision: i64) -> Position {
+        Position { revision, live: true, cluster_id: 7 }
+    }
+
+    /// Waits for revision 5 beside what happens to the mirror meanwhile.
+    async fn reached(mirror: &Arc<Mirror>, meanwhile: impl Future) -> Result<i64, Pass> {
+        let waiting = Arc::clone(mirror);
+        let waiting = tokio::spawn(async move { waiting.reached(5, 7).await });
+        tokio::task::yield_now().await;
+        meanwhile.await;
+        waiting.await.expect("it does not panic")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_revision_and_no_longer_than_allowed() {
+        let (mirror, _orders) = mirror();
+        assert_eq!(mirror.reached(0, 0).await, Err(Pass::Behind), "nothing is followed yet");
+        mirror.set_position(at(6));
+        assert_eq!(mirror.reached(5, 7).await, Ok(6));
+        mirror.set_position(at(3));
+        let comes = async {
+            mirror.set_position(at(4));
+            tokio::task::yield_now().await;
+            mirror.set_position(at(8));
+        };
+        assert_eq!(reached(&mirror, comes).await, Ok(8));
+        mirror.set_position(at(4));
+        assert_eq!(reached(&mirror, advance(WAIT_MAX)).await, Err(Pass::Behind));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn does_not_wait_for_a_feed_that_is_lost_or_of_another_store() {
+        let (mirror, _orders) = mirror();
+        mirror.set_position(at(3));
+        let lost = async { mirror.set_position(Position { live: false, ..at(3) }) };
+        assert_eq!(reached(&mirror, lost).await, Err(Pass::Behind));
+        assert_eq!(mirror.reached(3, 7).await, Err(Pass::Behind));
+        mirror.set_position(at(3));
+        let another = async { mirror.set_position(Position { cluster_id: 8, ..at(9) }) };
+        assert_eq!(reached(&mirror, another).await, Err(Pass::Behind));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_of_another_store_has_the_feed_look() {
+        let (mirror, mut orders) = mirror();
+        let header = |cluster_id, revision| ResponseHeader {
+            cluster_id,
+            revision,
+            ..ResponseHeader::default()
+        };
+        assert!(mirror.is_of(&header(7, 3), at(3)));
+        assert!(orders.try_recv().is_err());
+        for another in [header(8, 3), header(7, 2)] {
+            assert!(!mirror.is_of(&another, at(3)));
+            assert!(matches!(orders.try_recv(), Ok(Order::Look)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collection_is_wanted_once_and_only_of_a_feed_that_hears() {
+        let (mirror, mut orders) = mirror();
+        let keys = |name: &'static str| KeyRange::prefix(Bytes::from_static(name.as_bytes()));
+        let pods = mirror.collection(&keys("/registry/pods/")).expect("a collection");
+        assert!(matches!(mirror.store(&pods, Tier::Index, true), Err(Pass::Behind)));
+        mirror.set_position(at(3));
+        assert!(matches!(mirror.store(&pods, Tier::Index, false), Err(Pass::Cold)));
+        assert!(orders.try_recv().is_err(), "a single key is no reason");
+        for _ in 0..2 {
+            assert!(matches!(mirror.store(&pods, Tier::Index, true), Err(Pass::Cold)));
+        }
+        assert!(matches!(orders.try_recv(), Ok(Order::Load { tier: Tier::Index, .. })));
+        assert!(orders.try_recv().is_err());
+        // With its hands full, the feed is not asked, and the collection is as before.
+        for name in ["/registry/a/", "/registry/b/"] {
+            mirror.want(&mirror.collection(&keys(name)).expect("a collection"), Tier::Index);
+        }
+        let nodes = mirror.collection(&keys("/registry/nodes/")).expect("a collection");
+        mirror.want(&nodes, Tier::Index);
+        assert_eq!(nodes.state().as_str(), "cold");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_load_hears_of_its_end() {
+        let (mirror, _orders) = mirror();
+        let pods = Arc::new(Collection::new(Bytes::from_static(b"/registry/pods")));
+        assert_eq!(mirror.loaded(&pods, Tier::Index).await, Err(Pass::Cold));
+        pods.begin_loading(Tier::Index, Instant::now());
+        let waiting = {
+            let (mirror, pods) = (Arc::clone(&mirror), Arc::clone(&pods));
+            tokio::spawn(async move { mirror.loaded(&pods, Tier::Index).await })
+        };
+        tokio::task::yield_now().await;
+        let limits = Limits { events: 1, bytes: 1 << 10 };
+        let writer = crate::mirror::Writer::load([], 3, Tier::Index, limits);
+        pods.set(State::Ready(Arc::clone(writer.store())));
+        assert_eq!(waiting.await.expect("it does not panic"), Ok(()));
+        assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Tier));
+        assert!(pods.begin_loading(Tier::Value, Instant::now()));
+        assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Cold), "it takes too long");
+    }
 }

@@ -10,8 +10,8 @@ use super::{
     tree::Tree,
 };
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
-use std::sync::Arc;
+use parking_lot::{Mutex, RwLock};
+use std::{collections::VecDeque, sync::Arc};
 
 /// A collection as readers see it.
 ///
@@ -22,7 +22,13 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Locked for as long as a few thousand events take to be looked at, and never across an await.
     history: RwLock<History>,
+    /// States that were asked for lately, the newest request last: the pages of a list are all at one
+    /// revision.
+    past: Mutex<VecDeque<Arc<Snapshot>>>,
 }
+
+/// States of the past that are kept.
+const PAST_MAX: usize = 4;
 
 /// What etcd says about one key: the `kv` of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +61,35 @@ impl Store {
         if revision >= newest.revision {
             return Ok(newest);
         }
+        if let Some(known) = self.recall(revision) {
+            return Ok(known);
+        }
         // Undoing takes its time, for which the writer need not wait.
         let later: Vec<_> = self.history.read().after(revision)?.cloned().collect();
-        Ok(Arc::new(newest.before(&later, revision)))
+        let past = Arc::new(newest.before(&later, revision));
+        self.keep(&newest, &past);
+        Ok(past)
+    }
+
+    fn recall(&self, revision: i64) -> Option<Arc<Snapshot>> {
+        let past = self.past.lock();
+        past.iter().find(|past| past.revision == revision).cloned()
+    }
+
+    /// Keeps a state that was made from `newest`, unless that has values which were given up since.
+    fn keep(&self, newest: &Snapshot, past: &Arc<Snapshot>) {
+        let mut kept = self.past.lock();
+        if self.snapshot.load().tier == newest.tier {
+            if kept.len() == PAST_MAX {
+                kept.pop_front();
+            }
+            kept.push_back(Arc::clone(past));
+        }
+    }
+
+    /// Gives up states that only the kept ones hold objects of.
+    fn forget_before(&self, revision: i64) {
+        self.past.lock().retain(|past| past.revision >= revision);
     }
 
     /// Looks at the history. The writer waits meanwhile.
@@ -84,6 +116,7 @@ impl Writer {
         let store = Store {
             snapshot: ArcSwap::from_pointee(next.clone()),
             history: RwLock::new(History::new(revision, tier, limits)),
+            past: Mutex::default(),
         };
         Self { store: Arc::new(store), next }
     }
@@ -108,7 +141,9 @@ impl Writer {
         let mut history = self.store.history.write();
         events.into_iter().for_each(|event| history.push(event));
         history.trim();
+        let floor = history.floor();
         drop(history);
+        self.store.forget_before(floor);
         self.publish();
     }
 
@@ -156,6 +191,7 @@ impl Writer {
         let bare = self.next.objects.from_rank(0).map(|object| Arc::new(object.without_value()));
         self.next.objects = Tree::from_sorted(bare);
         self.publish();
+        self.store.past.lock().clear();
     }
 
     fn publish(&self) {

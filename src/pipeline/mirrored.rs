@@ -9,11 +9,10 @@ use crate::{
         proto::etcdserverpb::{RangeResponse, ResponseHeader},
     },
     grpc::{self, Message},
-    mirror::{Collection, Found, Mirror, Pass, Snapshot, Tier, answers},
+    mirror::{Collection, Found, Mirror, Pass, Snapshot, Store, Tier, answers},
 };
-use bytes::Bytes;
 use prost::Message as _;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::task::yield_now;
 use tonic::Status;
 
@@ -42,6 +41,9 @@ impl From<Pass> for NotMirrored {
 /// Bytes that are handed to the connection at once.
 const CHUNK: usize = 64 << 10;
 
+/// Probes ask each member every second or so.
+const KNOWN_MAX: Duration = Duration::from_secs(3);
+
 impl Read {
     /// The answer from memory, counted either way.
     ///
@@ -50,33 +52,38 @@ impl Read {
     /// When etcd has to be asked, or has refused already.
     pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
         if !self.reads.protection.recalls(&self.plan) {
-            mirror.metrics.pass(Pass::Off);
             return Err(Pass::Off.into());
         }
-        let answer = self.recall(mirror).await;
+        let answer = match self.reads.protection.mirror() {
+            Mode::Observe => return Err(self.observed(mirror).into()),
+            _ => self.recall(mirror).await,
+        };
         match &answer {
             Err(NotMirrored::Pass(pass)) => mirror.metrics.pass(*pass),
-            _ if self.reads.protection.mirror() == Mode::Observe => {
-                mirror.metrics.would_answer.inc();
-                return Err(Pass::Off.into());
-            }
-            _ => {
-                mirror.metrics.answers.inc();
-            }
+            Err(NotMirrored::Refused(_)) | Ok(_) => _ = mirror.metrics.answers.inc(),
         }
         answer
     }
 
+    /// Counts what it would do, and neither waits nor asks etcd for that.
+    fn observed(&self, mirror: &Mirror) -> Pass {
+        let held = self.collection(mirror).and_then(|collection| self.held(mirror, &collection));
+        let found = held.and_then(|store| {
+            let revision = if self.request.revision > 0 { self.request.revision } else { i64::MAX };
+            self.find(&*store.at(revision).map_err(|_| Pass::Past)?)
+        });
+        match found {
+            Ok(_) => _ = mirror.metrics.would_answer.inc(),
+            Err(pass) => mirror.metrics.pass(pass),
+        }
+        Pass::Off
+    }
+
     async fn recall(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
         let collection = self.collection(mirror)?;
-        let tier = match answers(&self.request, Tier::Index) {
-            true => Tier::Index,
-            false => Tier::Value,
-        };
-        let worth_loading = self.request.range_end != Bytes::new();
-        match mirror.store(&collection, tier, worth_loading) {
-            Err(Pass::Cold | Pass::Tier) if worth_loading => {
-                mirror.loaded(&collection, tier).await?;
+        match self.held(mirror, &collection) {
+            Err(Pass::Cold | Pass::Tier) if self.is_worth_loading() => {
+                mirror.loaded(&collection, self.tier()).await?;
             }
             held => drop(held?),
         }
@@ -84,6 +91,21 @@ impl Read {
             1.. => self.recall_past(mirror, &collection).await,
             _ => self.recall_newest(mirror, &collection).await,
         }
+    }
+
+    /// What is held of a collection, if that is enough; else it is loaded if this read is worth it.
+    fn held(&self, mirror: &Mirror, collection: &Arc<Collection>) -> Result<Arc<Store>, Pass> {
+        mirror.store(collection, self.tier(), self.is_worth_loading())
+    }
+
+    /// What it takes to answer.
+    fn tier(&self) -> Tier {
+        if answers(&self.request, Tier::Index) { Tier::Index } else { Tier::Value }
+    }
+
+    /// A single key is no reason to read all that are beside it.
+    fn is_worth_loading(&self) -> bool {
+        !self.request.range_end.is_empty()
     }
 
     /// The collection that may answer; nothing of the client's own must stand in the way.
@@ -110,7 +132,7 @@ impl Read {
             true => self.known_header(mirror)?,
             false => self.probe(mirror, 0).await?,
         };
-        let reached = mirror.reached(header.revision).await?;
+        let reached = mirror.reached(header.revision, header.cluster_id).await?;
         // It may have been given up while this waited.
         let snapshot = collection.snapshot().ok_or(Pass::Cold)?;
         let found = self.find(&snapshot)?;
@@ -127,7 +149,7 @@ impl Read {
         let revision = self.request.revision;
         // That etcd still has the revision, and has it already, only etcd can say.
         let header = self.probe(mirror, revision).await?;
-        mirror.reached(revision).await?;
+        mirror.reached(revision, header.cluster_id).await?;
         let store = collection.store().ok_or(Pass::Cold)?;
         let snapshot = store.at(revision).map_err(|_| Pass::Past)?;
         let found = self.find(&snapshot)?;
@@ -141,11 +163,12 @@ impl Read {
         if differs { Err(Pass::Tier) } else { Ok(found) }
     }
 
-    /// What etcd has said of itself last.
+    /// What etcd has said of itself last, unless it has not for a while: it may let nobody read now.
     fn known_header(&self, mirror: &Mirror) -> Result<ResponseHeader, Pass> {
-        let header = self.cluster.identity().header;
-        let same = header.cluster_id == mirror.position().cluster_id;
-        if same { Ok(header) } else { Err(Pass::Behind) }
+        let identity = self.cluster.identity();
+        let same = identity.header.cluster_id == mirror.position().cluster_id;
+        let recent = identity.asked.is_some_and(|(_, answered)| answered.elapsed() < KNOWN_MAX);
+        if same && recent { Ok(identity.header) } else { Err(Pass::Behind) }
     }
 
     /// What etcd says of itself and of `revision` to a read that is sent after this call; reads that

@@ -2,6 +2,7 @@
 
 mod kv;
 mod reads;
+mod watches;
 
 // Each of the test programs that share them uses a part.
 #[allow(dead_code)]

@@ -104,7 +104,7 @@ struct Keeper {
 /// A collection that was followed, and has changed.
 struct Changed {
     name: Bytes,
-    following: watch::Receiver<i64>,
+    following: watch::Receiver<()>,
 }
 
 /// A collection and the places in its history.
@@ -453,7 +453,7 @@ impl Desk {
 }
 
 /// Waits for the next change of a collection. What it changes to is found out afterwards.
-fn next_change(name: Bytes, mut following: watch::Receiver<i64>) -> BoxFuture<'static, Changed> {
+fn next_change(name: Bytes, mut following: watch::Receiver<()>) -> BoxFuture<'static, Changed> {
     async move {
         // The collection outlives those who follow it, so that this cannot fail.
         let _ = following.changed().await;

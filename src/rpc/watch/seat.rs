@@ -89,7 +89,7 @@ pub(super) async fn reached(
         Err(NotMirrored::Pass(pass)) => return Err(pass),
         Err(NotMirrored::Refused(_)) => return Err(Pass::Past),
     };
-    let revision = mirror.reached(header.revision).await?;
+    let revision = mirror.reached(header.revision, header.cluster_id).await?;
     Ok((header, revision))
 }
 

@@ -1,0 +1,186 @@
+use super::*;
+use crate::{
+    etcd::proto::mvccpb::KeyValue,
+    mirror::{Families, Kind, Limits, Object, model},
+};
+use std::future::pending;
+use tokio::time::advance;
+
+fn config(memory_bytes: usize) -> Config {
+    Config {
+        memory_bytes: memory_bytes as u64,
+        history: Limits { events: 100, bytes: 1 << 20 },
+        wait_max: Duration::from_millis(500),
+        pinned: vec![Bytes::from_static(b"/pinned")],
+        verify_interval: None,
+        consistency_checks: false,
+    }
+}
+
+const ENOUGH: usize = 1 << 30;
+
+fn entries() -> Entries {
+    Entries::new(&"main".into(), Families::default().cluster("main"), mpsc::channel(1).0)
+}
+
+fn object(name: &str, revision: i64, size: usize) -> Object {
+    model::object(&KeyValue {
+        key: format!("{name}/{revision}").into(),
+        mod_revision: revision,
+        value: vec![b'x'; size].into(),
+        ..KeyValue::default()
+    })
+}
+
+impl Entries {
+    /// Begins a load that never ends by itself.
+    fn wait_for(&mut self, name: &'static str, tier: Tier) -> Arc<Collection> {
+        let collection = Arc::new(Collection::new(Bytes::from_static(name.as_bytes())));
+        assert!(collection.begin_loading(tier, Instant::now()));
+        let load = AbortOnDropHandle::new(tokio::spawn(pending()));
+        self.expect(Arc::clone(&collection), tier, Arc::default(), load);
+        collection
+    }
+
+    fn end(&mut self, name: &'static str, loaded: Result<Vec<Object>, Failed>, config: &Config) {
+        let name = Bytes::from_static(name.as_bytes());
+        let loaded = loaded.map(|objects| Loaded { revision: 10, objects });
+        self.on_loaded(Ended { name, loaded }, config);
+    }
+
+    /// Holds one object of this size.
+    fn hold(&mut self, name: &'static str, size: usize) -> Arc<Collection> {
+        let collection = self.wait_for(name, Tier::Value);
+        self.end(name, Ok(vec![object(name, 3, size)]), &config(ENOUGH));
+        collection.touch();
+        collection
+    }
+
+    /// Bytes that leave room for all but `size`.
+    fn all_but(&self, size: usize) -> Config {
+        config(self.held() - size)
+    }
+}
+
+fn tier(collection: &Collection) -> Option<Tier> {
+    collection.snapshot().map(|snapshot| snapshot.tier)
+}
+
+fn keys(collection: &Collection) -> Vec<i64> {
+    let snapshot = collection.snapshot().expect("ready");
+    snapshot.objects.from_rank(0).map(|object| object.mod_revision).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_during_the_load_is_there_after_it() {
+    let mut entries = entries();
+    let collection = entries.wait_for("/pods", Tier::Value);
+    let put = |revision| Change { kind: Kind::Put, object: object("/pods", revision, 1) };
+    // The load has the first one already.
+    entries.apply(b"/pods", vec![put(9)]);
+    entries.apply(b"/pods", vec![put(11), put(12)]);
+    entries.apply(b"/others", vec![put(12)]);
+    assert!(collection.store().is_none());
+    entries.end("/pods", Ok(vec![object("/pods", 4, 1)]), &config(ENOUGH));
+    entries.apply(b"/pods", vec![put(13)]);
+    assert_eq!(keys(&collection), [11, 12, 13, 4], "in the order of their keys");
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_go_first_and_of_what_was_not_read_for_longest() {
+    let mut entries = entries();
+    let pinned = entries.hold("/pinned", 1000);
+    advance(Duration::from_secs(1)).await;
+    let old = entries.hold("/old", 1000);
+    advance(Duration::from_secs(1)).await;
+    let young = entries.hold("/young", 1000);
+    let tiers = || [&pinned, &old, &young].map(|collection| tier(collection));
+    let (index, value) = (Some(Tier::Index), Some(Tier::Value));
+
+    entries.make_room(&entries.all_but(0));
+    assert_eq!(tiers(), [value, value, value]);
+    entries.make_room(&entries.all_but(1));
+    assert_eq!(tiers(), [value, index, value]);
+    entries.make_room(&entries.all_but(1));
+    assert_eq!(tiers(), [value, index, index]);
+    entries.make_room(&entries.all_but(1));
+    assert_eq!(tiers(), [value, None, index]);
+    entries.make_room(&entries.all_but(1));
+    assert_eq!(tiers(), [value, None, None]);
+    entries.make_room(&entries.all_but(1));
+    assert_eq!(tiers(), [index, None, None]);
+    entries.make_room(&config(0));
+    assert_eq!((tiers(), entries.held()), ([None, None, None], 0));
+    assert!(!old.begin_loading(Tier::Index, Instant::now()), "it rests");
+    assert!(old.begin_loading(Tier::Index, Instant::now() + REST));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_nobody_reads_makes_room_for_others() {
+    let mut entries = entries();
+    let used = entries.hold("/used", 1000);
+    entries.hold("/idle", 1000);
+    let held = entries.held();
+    let config = config(held + 500);
+    let new = Bytes::from_static(b"/new");
+    assert_eq!(entries.room_for(&new, &config), 500);
+    advance(IN_USE).await;
+    used.touch();
+    assert_eq!(entries.room_for(&new, &config), 500 + held / 2);
+    assert_eq!(entries.room_for(&Bytes::from_static(b"/used"), &config), 500 + held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_counts_and_is_given_up_last() {
+    let mut entries = entries();
+    let held = entries.hold("/held", 1000);
+    let loading = Arc::new(Collection::new(Bytes::from_static(b"/loading")));
+    assert!(loading.begin_loading(Tier::Value, Instant::now()));
+    let read = Arc::new(AtomicUsize::new(0));
+    let load = AbortOnDropHandle::new(tokio::spawn(pending()));
+    entries.expect(Arc::clone(&loading), Tier::Value, Arc::clone(&read), load);
+    let before = entries.held();
+    read.store(700, Relaxed);
+    assert_eq!(entries.held(), before + 700);
+    entries.make_room(&config(700));
+    assert_eq!((tier(&held), loading.state().as_str()), (None, "loading"));
+    entries.make_room(&config(699));
+    assert_eq!((entries.held(), loading.state().as_str()), (0, "resting"));
+    // It has come too late.
+    entries.end("/loading", Ok(vec![]), &config(ENOUGH));
+    assert!(loading.store().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_may_be_held_where_values_are_too_many() {
+    let mut entries = entries();
+    let collection = entries.wait_for("/large", Tier::Value);
+    entries.end("/large", Err(Failed::TooLarge), &config(ENOUGH));
+    assert_eq!(collection.state().as_str(), "cold");
+    assert!(!collection.begin_loading(Tier::Value, Instant::now()));
+    assert!(collection.begin_loading(Tier::Index, Instant::now()));
+    collection.set(State::Cold);
+    assert!(collection.begin_loading(Tier::Value, Instant::now() + REST_TOO_LARGE));
+
+    let collection = entries.wait_for("/larger", Tier::Index);
+    entries.end("/larger", Err(Failed::TooLarge), &config(ENOUGH));
+    assert_eq!(collection.state().as_str(), "resting");
+    assert!(!collection.begin_loading(Tier::Index, Instant::now() + REST));
+
+    let collection = entries.wait_for("/failed", Tier::Value);
+    entries.end("/failed", Err(Failed::Denied), &config(ENOUGH));
+    assert!(!collection.begin_loading(Tier::Value, Instant::now()));
+    assert!(collection.begin_loading(Tier::Value, Instant::now() + REST));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_misses_too_much_is_given_up() {
+    let mut entries = entries();
+    let collection = entries.wait_for("/busy", Tier::Index);
+    let put =
+        |revision| Change { kind: Kind::Put, object: object("/busy", revision, SINCE_MAX / 3) };
+    entries.apply(b"/busy", vec![put(11), put(12)]);
+    assert_eq!(collection.state().as_str(), "loading");
+    entries.apply(b"/busy", vec![put(13)]);
+    assert_eq!((collection.state().as_str(), entries.held()), ("resting", 0));
+}
