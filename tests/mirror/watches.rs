@@ -33,12 +33,14 @@ const PODS: &str = "/registry/pods/";
 /// One stream.
 struct Watching {
     call: Call,
+    /// Its connection.
+    _client: Client,
 }
 
 impl Watching {
     async fn open(stage: &Stage) -> Result<Self> {
         let client = Client::connect(stage.seawall.address("main")?).await?;
-        Ok(Self { call: client.call(Method::Watch.path(), &[]).await? })
+        Ok(Self { call: client.call(Method::Watch.path(), &[]).await?, _client: client })
     }
 
     fn send(&mut self, request: RequestUnion) -> Result<()> {
@@ -151,7 +153,7 @@ async fn hands_over(stage: &Stage, disturb: impl AsyncFn() -> Result<()>) -> Res
     stage.through().await?.put("/registry/pods/default/one", "").await?;
     stage.warm(PODS).await?;
     let mut watching = Watching::open(stage).await?;
-    let start = stage.direct().await?.revision().await?;
+    let start = stage.direct().await?.revision().await? + 1;
     watching.create(below(PODS, start)).await?;
     ensure!(stage.watchers().await? == 1.0, "it is not served from memory");
     let stop = Arc::new(AtomicBool::new(false));
@@ -247,7 +249,8 @@ async fn a_slow_client_is_caught_up_by_etcd() -> Result<()> {
     }
     by_slow.until(&mut slow, last).await?;
     ensure!(by_slow.revisions == by_quick.revisions, "{} revisions", by_slow.revisions.len());
-    ensure!(stage.handovers().await? == 1.0, "the slow one alone was to go to etcd");
+    let handovers = stage.handovers().await?;
+    ensure!(handovers == 1.0, "{handovers} went to etcd, not the slow one alone");
     Ok(())
 }
 
