@@ -39,7 +39,10 @@ struct Watching {
 
 impl Watching {
     async fn open(stage: &Stage) -> Result<Self> {
-        let client = Client::connect(stage.seawall.address("main")?).await?;
+        Self::over(Client::connect(stage.seawall.address("main")?).await?).await
+    }
+
+    async fn over(client: Client) -> Result<Self> {
         Ok(Self { call: client.call(Method::Watch.path(), &[]).await?, _client: client })
     }
 
@@ -237,7 +240,8 @@ async fn a_slow_client_is_caught_up_by_etcd() -> Result<()> {
     kv.put("/registry/pods/default/one", "").await?;
     stage.warm(PODS).await?;
     let start = kv.revision().await? + 1;
-    let (mut slow, mut quick) = (Watching::open(&stage).await?, Watching::open(&stage).await?);
+    let narrow = Client::connect_within(stage.seawall.address("main")?, 64 << 10).await?;
+    let (mut slow, mut quick) = (Watching::over(narrow).await?, Watching::open(&stage).await?);
     slow.create(below(PODS, start)).await?;
     quick.create(below(PODS, start)).await?;
     let (mut by_slow, mut by_quick) = (Seen::default(), Seen::default());
