@@ -70,7 +70,7 @@ pub(super) struct Session<'c> {
 /// Ready --create, or a cluster's first request--> Opening --opened--> Creating --created--> Ready
 ///   |                                                ^ `--cannot be opened: refused--> Ready
 ///   `--may be served from memory--> Asking --it is not-'
-///                                      `--it is--> Creating
+///   `--a watcher leaves memory-------^ `--it is--> Creating
 /// ```
 enum Step<'c> {
     Ready,
