@@ -406,12 +406,16 @@ async fn a_read_has_every_write_that_was_acknowledged_before() -> Result<()> {
     let other = async || Kv::connect(another.address("main")?).await;
     let member = Kv::connect(stage.etcd.member(1).address()).await?;
     let writers = vec![stage.direct().await?, stage.through().await?, member];
-    let readers = vec![
-        (stage.through().await?, list(COUNTERS)),
-        (stage.through().await?, RangeRequest { limit: 100, ..list(COUNTERS) }),
-        (other().await?, list(COUNTERS)),
-        (other().await?, RangeRequest { sort_order: 2, ..list(COUNTERS) }),
+    let requests = [
+        list(COUNTERS),
+        RangeRequest { limit: 100, ..list(COUNTERS) },
+        RangeRequest { sort_order: SortOrder::Descend.into(), ..list(COUNTERS) },
     ];
+    let mut readers = Vec::new();
+    for request in requests.into_iter().cycle().take(6) {
+        readers.push((stage.through().await?, request.clone()));
+        readers.push((other().await?, request));
+    }
     let checked = check(writers, readers, async |counters| so_many(counters, 2800).await).await?;
     ensure!(checked.stale == 0 && checked.refused == 0, "stale reads: {checked:?}");
     let answered = stage.answers().await? - before;
