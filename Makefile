@@ -64,7 +64,6 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm
 	cargo test --locked --test deploy
-	cd tests/kubernetes && go test -count 1 ./manifests
 	@scripts/container-test
 
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running

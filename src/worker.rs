@@ -87,3 +87,24 @@ impl Drop for Workers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::{pin::pin, sync::mpsc::sync_channel};
+
+    #[tokio::test]
+    async fn has_not_turned_while_a_thread_is_stuck() {
+        let workers = Workers::start(2).expect("two threads");
+        let (release, stuck) = sync_channel::<()>(0);
+        workers.workers[0].handle.spawn(async move { stuck.recv() });
+        let mut turning = pin!(workers.turned());
+        assert!(turning.as_mut().now_or_never().is_none());
+        // Behind what `turned` gave the other thread to run.
+        workers.workers[1].handle.spawn(async {}).await.expect("it runs");
+        assert!(turning.as_mut().now_or_never().is_none());
+        release.send(()).expect("it waits");
+        turning.await;
+    }
+}

@@ -6,9 +6,9 @@
 mod operator;
 
 use anyhow::{Context, Result, ensure};
-use etcd_client::Client;
+use etcd_client::{Client, GetOptions};
 use seawall_testkit::{Cluster, SeawallProcess, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -179,8 +179,8 @@ async fn what_is_wrong_with_a_switch_is_said_and_nothing_switched() -> Result<()
     let rebound = format!("{BY_HAND}Origin: http://seawall\r\n");
     for (path, headers, code, text) in [
         ("rules.office?mode=off", "", 403, "send the header x-seawall-switch: yes\n"),
-        ("rules.office?mode=off", &foreign[..], 403, "not switched from a browser"),
-        ("rules.office?mode=off", &rebound[..], 403, "not switched from a browser"),
+        ("rules.office?mode=off", &foreign[..], 403, "nothing is switched from a browser"),
+        ("rules.office?mode=off", &rebound[..], 403, "nothing is switched from a browser"),
         (
             "rules.office?mode=of",
             BY_HAND,
@@ -257,5 +257,50 @@ async fn read_only_stops_writes_but_neither_reads_nor_leases() -> Result<()> {
     client.lease_grant(60, None).await?;
     switch(&seawall, "read_only", "off").await?;
     client.put("/a", "", None).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collection_in_memory_is_shown_and_switched_off_by_itself() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "collection.yaml", "")?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/registry/pods/default/a", "a", None).await?;
+    // Loaded with the first list, and read with the second.
+    for _ in 0..2 {
+        client.get("/registry/pods/", Some(GetOptions::new().with_prefix())).await?;
+    }
+    let pods = async || {
+        let mut mirror = shown(&seawall, "/mirror").await?;
+        Ok::<_, anyhow::Error>(mirror["clusters"]["main"]["collections"][0].take())
+    };
+    eventually(DEADLINE, "the collection to be ready", async || {
+        let pods = pods().await?;
+        ensure!((&pods["state"], &pods["tier"]) == (&json!("ready"), &json!("values")), "{pods}");
+        ensure!((&pods["keys"], &pods["why"]) == (&json!(1), &Value::Null), "{pods}");
+        ensure!(pods["hits"].as_u64() > Some(0), "{pods}");
+        Ok(())
+    })
+    .await?;
+    let path = "/mirror/main?collection=/registry/pods&mode=";
+    for (path, headers, code, text) in [
+        (&*format!("{path}off"), "", 403, "send the header x-seawall-switch: yes\n"),
+        (&format!("{path}sometimes"), BY_HAND, 400, "&mode=off or on\n"),
+        ("/mirror/other?collection=/a&mode=off", BY_HAND, 404, "there is main\n"),
+        ("/mirror/main?collection=/a&mode=off", BY_HAND, 404, "no collection \"/a\""),
+    ] {
+        let answer = post(&seawall, path, headers).await?;
+        assert!(answer.0 == code && answer.1.contains(text), "{path}: {answer:?}");
+    }
+    post(&seawall, &format!("{path}off"), BY_HAND).await?;
+    eventually(DEADLINE, "the collection to be dropped", async || {
+        let pods = pods().await?;
+        ensure!((&pods["state"], &pods["why"]) == (&json!("cold"), &json!("switched off by hand")));
+        Ok(())
+    })
+    .await?;
+    let before = pods().await?["hits"].take();
+    client.get("/registry/pods/", Some(GetOptions::new().with_prefix())).await?;
+    assert_eq!(pods().await?["hits"], before);
     Ok(())
 }

@@ -202,7 +202,7 @@ fn explain_shows_where_a_key_goes() {
   cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
             as assumed at first; the running process goes by what such calls have cost
   queue     queues.reads: at most 512 at etcd at once, 20000 wait, each for 10s
-  answer    shared with equal reads that come before etcd is asked
+  answer    from memory where that is ready, else shared with equal reads that come before etcd is asked
   rules     none matches
   outcome   passes when its turn comes
 "#,
@@ -219,7 +219,7 @@ fn explain_shows_where_a_key_goes() {
   cost      1 + 1 keys / 1000 + 0 bytes / 100000 = 1.00
             as assumed at first; the running process goes by what such calls have cost
   queue     queues.reads: at most 512 at etcd at once, 20000 wait, each for 10s
-  answer    shared with equal reads that come before etcd is asked
+  answer    from memory where that is ready, else shared with equal reads that come before etcd is asked
   rules     none matches
   outcome   passes when its turn comes
 "#,
@@ -280,7 +280,7 @@ range ["/registry/pods/", "/registry/pods0")
   cost      1 + 1000 keys / 1000 + 1048576 bytes / 100000 = 12.49
             as assumed at first; the running process goes by what such calls have cost
   queue     queues.lists: at most 2 at etcd at once, 1000 wait, each for 60s
-  answer    shared with equal reads that come before etcd is asked
+  answer    from memory where that is ready, else shared with equal reads that come before etcd is asked
   rules     none matches
   outcome   passes when its turn comes
 

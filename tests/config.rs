@@ -346,7 +346,7 @@ fn a_rule_says_something_that_can_be() {
   - {name: sound, mode: observe, exempt: true, match: {clients: [operator]}}
 ",
         &[
-            "seawall.yaml:3:5: protection.rules[0]: expected a limit, a quota, weight, priority, coalesce, page, read_only, deny or exempt, met a rule that does nothing",
+            "seawall.yaml:3:5: protection.rules[0]: expected a limit, a quota, weight, priority, mirror, coalesce, page, read_only, deny or exempt, met a rule that does nothing",
             "seawall.yaml:4:40: protection.rules[1].quota.objects: expected match.prefixes beside it, below which keys are counted, met none",
             "seawall.yaml:4:50: protection.rules[1].quota.bytes: expected match.prefixes beside it, below which keys are counted, met none",
             "seawall.yaml:5:24: protection.rules[2].deny: what is refused needs nothing else; take out limit.requests",

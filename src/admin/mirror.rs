@@ -81,7 +81,7 @@ pub(super) async fn overview(State(view): State<Arc<View>>) -> impl IntoResponse
 pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
     match named(&view, &name) {
         Ok((mirror, newest)) => Json(of(&mirror, newest)).into_response(),
-        Err(response) => response,
+        Err(why) => refused(StatusCode::NOT_FOUND, &why),
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn switch(
     }
     let mirror = match named(&view, &name) {
         Ok((mirror, _)) => mirror,
-        Err(response) => return response,
+        Err(why) => return refused(StatusCode::NOT_FOUND, &why),
     };
     let (Some(collection), Some(mode @ ("on" | "off"))) = (&collection, mode.as_deref()) else {
         return refused(StatusCode::BAD_REQUEST, &EXPECTED);
@@ -116,14 +116,14 @@ pub(super) async fn switch(
     Json(of_collection(&switched)).into_response()
 }
 
-fn named(view: &View, name: &str) -> Result<(Arc<Mirror>, i64), Response> {
+fn named(view: &View, name: &str) -> Result<(Arc<Mirror>, i64), String> {
     let mut mirrors = view.mirrors();
     match mirrors.iter().position(|(mirror, _)| *mirror.cluster == *name) {
         Some(index) => Ok(mirrors.swap_remove(index)),
         None => {
             let known: Vec<_> = mirrors.iter().map(|(mirror, _)| &*mirror.cluster).collect();
             let why = format!("there is no etcd cluster {name:?}; there is {}", known.join(", "));
-            Err(refused(StatusCode::NOT_FOUND, &why))
+            Err(why)
         }
     }
 }

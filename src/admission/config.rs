@@ -157,6 +157,7 @@ pub struct Rule {
     /// Share of the queue in proportion to others; the first rule that says one decides.
     pub weight: Option<u32>,
     pub priority: Option<Priority>,
+    pub mirror: Option<bool>,
     pub coalesce: Option<bool>,
     pub page: Option<bool>,
     /// Refuses every write.
@@ -292,6 +293,7 @@ impl Rule {
             quota: Quota::default(),
             weight: None,
             priority: None,
+            mirror: None,
             coalesce: None,
             page: None,
             read_only: false,

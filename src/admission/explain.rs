@@ -17,6 +17,7 @@ pub struct Explanation<'c> {
     pub space_percent: Option<u32>,
     /// Keys that it may delete by ranges.
     pub delete_keys: Option<u64>,
+    pub recalls: bool,
     pub coalesces: bool,
     pub pages: bool,
 }
@@ -53,6 +54,7 @@ impl<'c> Explanation<'c> {
                 .refuses_from(subject, &plan)
                 .filter(|_| guarded && mode_of(config.space.mode) == Mode::Enforce),
             delete_keys: delete_keys(config, &rules, subject).filter(|_| guarded),
+            recalls: mode_of(config.mirror) == Mode::Enforce && plan.mirror.unwrap_or(true),
             coalesces: config.coalescing.enabled
                 && config.mode == Mode::Enforce
                 && plan.coalesce.unwrap_or(true),

@@ -136,6 +136,11 @@ impl Protection {
         self.current.load().modes.mirror
     }
 
+    /// Whether such a call may be answered from memory.
+    pub fn recalls(&self, plan: &Plan) -> bool {
+        self.mirror() != Mode::Off && plan.mirror.unwrap_or(true)
+    }
+
     pub fn pages(&self, plan: &Plan) -> bool {
         self.current.load().modes.paging && plan.page.unwrap_or(true)
     }

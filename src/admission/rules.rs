@@ -48,6 +48,7 @@ pub struct Plan {
     pub(super) rules: Vec<Arc<RunningRule>>,
     pub(super) weight: Option<u32>,
     pub(super) priority: Option<Priority>,
+    pub(super) mirror: Option<bool>,
     pub(super) coalesce: Option<bool>,
     pub(super) page: Option<bool>,
     pub(super) exempt: bool,
@@ -253,6 +254,7 @@ impl Plan {
     pub(super) fn follow(&mut self, rule: &Rule) {
         self.weight = self.weight.or(rule.weight);
         self.priority = self.priority.or(rule.priority);
+        self.mirror = self.mirror.or(rule.mirror);
         self.coalesce = self.coalesce.or(rule.coalesce);
         self.page = self.page.or(rule.page);
         self.exempt |= rule.exempt;

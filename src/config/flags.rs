@@ -102,6 +102,12 @@ pub struct Flags {
     #[arg(long, value_name = "MODE", help_heading = "Process")]
     protection: Option<Mode>,
 
+    /// How far answers from memory go: `observe` loads and follows and counts, and etcd answers.
+    ///
+    /// Default: enforce
+    #[arg(long, value_name = "MODE", help_heading = "Process")]
+    mirror: Option<Mode>,
+
     /// error, warn, info, debug, trace, or a filter such as info,seawall::upstream=debug.
     ///
     /// Default: info
@@ -191,6 +197,7 @@ impl Overlay<'_> {
         self.set(&mut file.workers, &flags.workers, "workers", "--workers");
         let mode = &mut file.protection.mode;
         self.set(mode, &flags.protection, "protection.mode", "--protection");
+        self.set(&mut file.mirror.mode, &flags.mirror, "mirror.mode", "--mirror");
         self.set(&mut file.log.level, &flags.log_level, "log.level", "--log-level");
         self.set(&mut file.log.format, &flags.log_format, "log.format", "--log-format");
     }

@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn reads_events_and_what_ends_a_watch() {
         let kv = KeyValue { key: "/a".into(), mod_revision: 7, ..KeyValue::default() };
-        let put = Event { kv: Some(kv.clone()), ..Event::default() };
+        let put = Event { kv: Some(kv), ..Event::default() };
         let kv = KeyValue { key: "/b".into(), mod_revision: 8, ..KeyValue::default() };
         let delete = Event { r#type: EventType::Delete.into(), kv: Some(kv), ..Event::default() };
         let bytes =

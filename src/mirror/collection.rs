@@ -30,8 +30,8 @@ pub struct Collection {
     pub misses: AtomicU64,
     /// When it was compared with etcd last.
     verified: Mutex<Instant>,
-    /// The revision of the newest change; for those who follow.
-    changed: watch::Sender<i64>,
+    /// For those who follow.
+    changed: watch::Sender<()>,
 }
 
 /// What readers find.
@@ -84,7 +84,7 @@ impl Collection {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             verified: Mutex::new(Instant::now()),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
         }
     }
 
@@ -129,6 +129,8 @@ impl Collection {
         };
         if begins {
             *state = State::Loading;
+            drop(state);
+            self.changed();
         }
         begins
     }
@@ -140,22 +142,17 @@ impl Collection {
 
     pub(super) fn set(&self, state: State) {
         *self.state.write() = state;
-        // Whoever follows what was there finds out.
-        self.changed.send_modify(|_| {});
+        self.changed();
     }
 
-    pub(super) fn published(&self, revision: i64) {
-        self.changed.send_replace(revision);
+    /// Tells those who follow that there is something new, or that what was there is not any more.
+    pub(super) fn changed(&self) {
+        self.changed.send_replace(());
     }
 
     /// Wakes after each change, and when it is no longer what it was.
-    pub fn follow(&self) -> watch::Receiver<i64> {
+    pub fn follow(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
-    }
-
-    /// Those who follow it at the moment.
-    pub fn followers(&self) -> usize {
-        self.changed.receiver_count()
     }
 
     /// When it was compared with etcd last, or came into being.
@@ -167,7 +164,8 @@ impl Collection {
         *self.verified.lock() = now;
     }
 
-    pub(super) fn touch(&self) {
+    /// Notes that it is of use.
+    pub fn touch(&self) {
         self.used.store(self.began.elapsed().as_millis() as u64, Relaxed);
     }
 
@@ -206,9 +204,9 @@ mod tests {
     async fn followers_hear_of_changes_and_of_its_end() {
         let pods = Collection::new(Bytes::from_static(b"/registry/pods"));
         let mut following = pods.follow();
-        pods.published(7);
+        pods.changed();
         assert!(following.has_changed().expect("it lives"));
-        assert_eq!(*following.borrow_and_update(), 7);
+        following.borrow_and_update();
         pods.set(State::Cold);
         assert!(following.has_changed().expect("it lives"));
     }

@@ -150,6 +150,31 @@ impl Batch {
     pub fn events(&self) -> &[Event] {
         &self.events
     }
+
+    /// The same with at least this revision in the header of its responses.
+    pub fn under(self, revision: i64) -> Self {
+        Self { revision: self.revision.max(revision), ..self }
+    }
+
+    /// How many revisions the events are of.
+    pub fn revisions(&self) -> usize {
+        self.events.chunk_by(|one, next| one.revision() == next.revision()).count()
+    }
+
+    /// One batch for each revision, as etcd sends them to a watcher that keeps up.
+    pub fn by_revision(self) -> Vec<Self> {
+        let mut batches: Vec<Self> = Vec::new();
+        for event in self.events {
+            match batches.last_mut() {
+                Some(batch) if batch.revision == event.revision() => batch.events.push(event),
+                _ => {
+                    let revision = event.revision();
+                    batches.push(Self { events: vec![event], revision, ..self });
+                }
+            }
+        }
+        batches
+    }
 }
 
 /// Whether all is there that a watcher with `prev_kv` is told of this event.

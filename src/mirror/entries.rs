@@ -279,7 +279,7 @@ impl Entry {
             }
             Self::Ready { collection, writer } => {
                 writer.apply(changes);
-                collection.published(writer.store().snapshot().revision);
+                collection.changed();
                 true
             }
         }

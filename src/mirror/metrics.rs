@@ -33,6 +33,9 @@ pub struct Families {
     resets: Family<ClusterLabels, Counter>,
     verifications: Family<ClusterLabels, Counter>,
     mismatches: Family<ClusterLabels, Counter>,
+    watchers: Family<ClusterLabels, Gauge>,
+    watch_events: Family<ClusterLabels, Counter>,
+    watch_handovers: Family<ClusterLabels, Counter>,
 }
 
 /// The handles of one cluster.
@@ -52,6 +55,9 @@ pub struct Metrics {
     pub(super) resets: Counter,
     pub(super) verifications: Counter,
     pub(super) mismatches: Counter,
+    pub watchers: Gauge,
+    pub watch_events: Counter,
+    pub watch_handovers: Counter,
 }
 
 impl Families {
@@ -62,6 +68,7 @@ impl Families {
             ("live", "Whether the feed of a cluster is followed", &this.live),
             ("revision", "Revision up to which events were applied", &this.revision),
             ("collections", "Collections that are ready", &this.collections),
+            ("watchers", "Watchers that are served from memory", &this.watchers),
         ] {
             registry.register(name, help, gauge.clone());
         }
@@ -89,6 +96,8 @@ impl Families {
                 "Collections that differed from etcd and were dropped",
                 &this.mismatches,
             ),
+            ("watch_events", "Events sent to watchers from memory", &this.watch_events),
+            ("watch_handovers", "Watchers that went on at etcd", &this.watch_handovers),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -117,6 +126,9 @@ impl Families {
             resets: self.resets.get_or_create(&labels).clone(),
             verifications: self.verifications.get_or_create(&labels).clone(),
             mismatches: self.mismatches.get_or_create(&labels).clone(),
+            watchers: self.watchers.get_or_create(&labels).clone(),
+            watch_events: self.watch_events.get_or_create(&labels).clone(),
+            watch_handovers: self.watch_handovers.get_or_create(&labels).clone(),
         }
     }
 }

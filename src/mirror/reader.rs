@@ -280,6 +280,11 @@ pub fn is_collection(name: &[u8]) -> bool {
     !name.is_empty() && Place::collection_of(&below) == name
 }
 
+/// Whether the range is that of all keys of the collection.
+pub fn is_whole(keys: &KeyRange, name: &Bytes) -> bool {
+    *keys == below(name)
+}
+
 /// All keys of a collection but its bare name.
 pub(super) fn below(name: &Bytes) -> KeyRange {
     KeyRange::prefix([&name[..], b"/"].concat().into())

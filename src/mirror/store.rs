@@ -12,7 +12,6 @@ use super::{
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use std::{collections::VecDeque, sync::Arc};
-use tokio::sync::watch;
 
 /// A collection as readers see it.
 ///
@@ -26,8 +25,6 @@ pub struct Store {
     /// States that were asked for lately, the newest request last: the pages of a list are all at one
     /// revision.
     past: Mutex<VecDeque<Arc<Snapshot>>>,
-    /// Of the last change.
-    revision: watch::Sender<i64>,
 }
 
 /// States of the past that are kept.
@@ -95,11 +92,6 @@ impl Store {
         self.past.lock().retain(|past| past.revision >= revision);
     }
 
-    /// Tells of changes, by the revision of the last one, once they can be read.
-    pub fn changes(&self) -> watch::Receiver<i64> {
-        self.revision.subscribe()
-    }
-
     /// Looks at the history. The writer waits meanwhile.
     pub fn history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
         look(&self.history.read())
@@ -125,7 +117,6 @@ impl Writer {
             snapshot: ArcSwap::from_pointee(next.clone()),
             history: RwLock::new(History::new(revision, tier, limits)),
             past: Mutex::default(),
-            revision: watch::Sender::new(revision),
         };
         Self { store: Arc::new(store), next }
     }
@@ -205,7 +196,6 @@ impl Writer {
 
     fn publish(&self) {
         self.store.snapshot.store(Arc::new(self.next.clone()));
-        self.store.revision.send_replace(self.next.revision);
     }
 }
 

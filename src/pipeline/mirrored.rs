@@ -13,6 +13,7 @@ use crate::{
 };
 use prost::Message as _;
 use std::sync::Arc;
+use tokio::task::yield_now;
 use tonic::Status;
 
 /// An answer from memory.
@@ -47,10 +48,12 @@ impl Read {
     ///
     /// When etcd has to be asked, or has refused already.
     pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
+        if !self.reads.protection.recalls(&self.plan) {
+            return Err(Pass::Off.into());
+        }
         let answer = match self.reads.protection.mirror() {
-            Mode::Off => return Err(Pass::Off.into()),
             Mode::Observe => return Err(self.observed(mirror).into()),
-            Mode::Enforce => self.recall(mirror).await,
+            _ => self.recall(mirror).await,
         };
         match &answer {
             Err(NotMirrored::Pass(pass)) => mirror.metrics.pass(*pass),
@@ -166,7 +169,15 @@ impl Read {
 
     /// What etcd says of itself and of `revision` to a read that is sent after this call; reads that
     /// arrive together share one.
-    async fn probe(&self, mirror: &Mirror, revision: i64) -> Result<ResponseHeader, NotMirrored> {
+    ///
+    /// # Errors
+    ///
+    /// When etcd has to be asked, or has refused the revision.
+    pub async fn probe(
+        &self,
+        mirror: &Mirror,
+        revision: i64,
+    ) -> Result<ResponseHeader, NotMirrored> {
         let before = mirror.position();
         let flown = Arc::new(self.at_one_key(revision)).share().await;
         let whole = match flown {
@@ -208,6 +219,8 @@ impl Mirrored {
                 return Ok(());
             }
             record.add_bytes(length);
+            // Small calls on this thread go between the chunks of large ones.
+            yield_now().await;
         }
         finish(out, record);
         Ok(())
@@ -225,6 +238,7 @@ impl Mirrored {
                 }
                 record.add_bytes(length);
             }
+            yield_now().await;
         }
         finish(out, record);
     }

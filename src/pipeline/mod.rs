@@ -23,7 +23,7 @@ pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};
 pub use responder::{Gone, Responder};
 pub use steer::steer;
-pub use token::Tokens;
+pub use token::{Tokens, has_token};
 pub use whole::Whole;
 
 use crate::{

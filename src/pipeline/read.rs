@@ -1,6 +1,9 @@
 //! Reads that others may ask, too: shared, kept, and cut into pages.
 
-use super::Whole;
+use super::{
+    Whole,
+    token::{TOKENS, has_token},
+};
 use crate::{
     admission::{
         Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
@@ -8,7 +11,7 @@ use crate::{
     coalesce::{Flights, Fly, Joined, Pinned, Seal},
     etcd::{
         key_range::KeyRange,
-        method::Effect,
+        method::{Effect, Method},
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
     },
     grpc,
@@ -17,7 +20,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, uri::PathAndQuery};
 use parking_lot::Mutex;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use prost::Message;
@@ -130,9 +133,6 @@ impl Reads {
 
 /// Metadata that makes no difference to the answer and must not be that of one waiter.
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// Where clients put their token.
-const TOKENS: [&str; 2] = ["token", "authorization"];
 
 /// By which a client has a member refuse that has no leader.
 const HAS_LEADER: &str = "hasleader";
@@ -248,7 +248,7 @@ impl Read {
 
     /// Whether the client has a name at etcd, by a token; else it is to etcd what Seawall is.
     pub(super) fn is_named(&self) -> bool {
-        TOKENS.iter().any(|name| self.outbound.headers.contains_key(*name))
+        has_token(&self.outbound.headers)
     }
 
     fn is_light(&self) -> bool {
@@ -379,7 +379,8 @@ impl Read {
             ..RangeRequest::default()
         };
         let body = Some(grpc::encode(&request));
-        let outbound = Outbound { body, lane: Lane::Light, ..self.outbound.clone() };
+        let path = PathAndQuery::from_static(Method::Range.path());
+        let outbound = Outbound { path, body, lane: Lane::Light, ..self.outbound.clone() };
         let Kind { shape, class } = Kind::of(Shape::CurrentRevision);
         let keys = Some(KeyRange::single(request.key.clone()));
         let subject = Subject { shape, class, keys, ..self.subject.clone() };

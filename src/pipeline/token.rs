@@ -5,7 +5,7 @@
 //! another Seawall or after a restart. Shape: `<default's token>|<cluster>=<its token>|...`; etcd's
 //! own tokens hold no `|`.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 
 /// The names that tokens are kept under, by index of the cluster.
@@ -15,10 +15,14 @@ pub struct Tokens {
 }
 
 /// Where clients put their token; etcd reads the first.
-const TOKEN_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("token"), HeaderName::from_static("authorization")];
+pub(super) const TOKENS: [&str; 2] = ["token", "authorization"];
 
 const BEARER: &str = "Bearer ";
+
+/// Whether the client has a name at etcd, by a token; else it is to etcd what Seawall is.
+pub fn has_token(headers: &HeaderMap) -> bool {
+    TOKENS.iter().any(|name| headers.contains_key(*name))
+}
 
 impl Tokens {
     pub fn new(clusters: Vec<Arc<str>>) -> Self {
@@ -39,12 +43,11 @@ impl Tokens {
 
     /// Leaves in `headers` the token for the cluster at `index` alone.
     pub fn apply(&self, index: usize, headers: &mut Arc<HeaderMap>) {
-        let has_token = TOKEN_HEADERS.iter().any(|name| headers.contains_key(name));
-        if self.clusters.len() == 1 || !has_token {
+        if self.clusters.len() == 1 || !has_token(headers) {
             return;
         }
         let headers = Arc::make_mut(headers);
-        for name in &TOKEN_HEADERS {
+        for name in TOKENS {
             let Some(joined) = headers.get(name).and_then(|value| value.to_str().ok()) else {
                 continue;
             };

@@ -74,7 +74,7 @@ pub(super) async fn range(
 }
 
 /// What a client names in `seawall-override` to be answered by etcd itself.
-const MIRROR: &str = "mirror";
+pub(super) const MIRROR: &str = "mirror";
 
 /// A range that was asked for, and what is to become of it.
 struct Asked<'c> {

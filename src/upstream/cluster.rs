@@ -272,6 +272,11 @@ impl Cluster {
         &self.timeline
     }
 
+    /// What etcd has said of itself last.
+    pub fn header(&self) -> ResponseHeader {
+        self.identity.read().header
+    }
+
     pub fn identity(&self) -> Identity {
         self.identity.read().clone()
     }

@@ -1,6 +1,6 @@
 //! The chart, and the manifests that are made from it.
 
-use crate::{holds, read, run, tool};
+use crate::{holds, layouts, read, run, tool};
 use anyhow::{Context, Result, ensure};
 use seawall::config::{self, Flags, Settings};
 use serde_json::Value;
@@ -74,6 +74,8 @@ fn pods_get_a_sound_configuration_and_time_to_drain() -> Result<()> {
             field(workload, "terminationGracePeriodSeconds").context("a grace period")?;
         let drain = settings.drain.delay + settings.drain.grace;
         ensure!(patience.parse::<u64>()? >= drain.as_secs() + 5, "a drain takes {drain:?}");
+        let limit = layouts::memory_limit(workload)?;
+        ensure!(limit >= layouts::memory(&settings), "it would be killed for what it may hold");
         let disruptions = documents.iter().any(|document| document.contains("PodDisruptionBudget"));
         assert_eq!(disruptions, kind == "kind=Deployment");
     }

@@ -48,6 +48,21 @@ pub(crate) fn below(root: &Path, text: &str) -> String {
     text.replace(" /etc/", &format!(" {}/etc/", root.display()))
 }
 
+/// The most that Seawall fills with what clients ask for, and what it needs besides.
+pub(crate) fn memory(settings: &Settings) -> u64 {
+    const BESIDES: u64 = 1 << 30;
+    let mirrors = settings.mirror.memory_bytes * settings.clusters.len() as u64;
+    settings.protection.memory_bytes + mirrors + BESIDES
+}
+
+/// The limit of a container, in bytes.
+pub(crate) fn memory_limit(pod: &str) -> Result<u64> {
+    let (_, limits) = pod.split_once("limits:").context("limits")?;
+    let limit = limits.lines().find_map(|line| line.trim().strip_prefix("memory: "));
+    let gigabytes: u64 = limit.and_then(|limit| limit.strip_suffix("Gi")).context("Gi")?.parse()?;
+    Ok(gigabytes << 30)
+}
+
 /// How long any of them takes leave of its clients.
 pub(crate) fn longest_drain() -> Result<Duration> {
     let mut longest = Duration::ZERO;
@@ -102,7 +117,7 @@ fn the_static_pod_fits_the_layouts() -> Result<()> {
     let pod = read("deploy/static-pod/seawall.yaml")?;
     for layout in all()? {
         let settings = settings(&layout)?;
-        let admin = settings.admin.context("an admin port")?;
+        let admin = settings.admin.as_ref().context("an admin port")?;
         let listener = settings.listeners[0].listener.address;
         ensure!(listener.ip().is_loopback() && admin.address.ip().is_loopback());
         for port in [listener.port(), admin.address.port()] {
@@ -110,6 +125,10 @@ fn the_static_pod_fits_the_layouts() -> Result<()> {
         }
         let probed = format!("host: 127.0.0.1, port: {}, path: /livez", admin.address.port());
         ensure!(pod.contains(&probed), "kubelet does not look at /livez");
+        ensure!(
+            memory_limit(&pod)? >= memory(&settings),
+            "it would be killed for what it may hold"
+        );
     }
     let kubeadm = read("deploy/static-pod/kubeadm-config.yaml")?;
     ensure!(

@@ -3,13 +3,16 @@
 use crate::{is_installed, repo, run, scratch, seawall, skipped, succeeds};
 use anyhow::{Context, Result, ensure};
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 /// A package of the program that is tested, or nothing where no package can be made.
 fn build(into: &Path) -> Result<Option<PathBuf>> {
-    if let Some(lacking) = ["dpkg-deb", "strip"].into_iter().find(|tool| !is_installed(tool)) {
+    if let Some(lacking) =
+        ["dpkg-deb", "objdump", "strip"].into_iter().find(|tool| !is_installed(tool))
+    {
         skipped(&format!("the Debian package was NOT made: there is no {lacking}"));
         return Ok(None);
     }
@@ -19,9 +22,16 @@ fn build(into: &Path) -> Result<Option<PathBuf>> {
 }
 
 #[test]
-fn the_package_has_all_its_parts() -> Result<()> {
-    let Some(package) = build(&scratch("package")?)? else { return Ok(()) };
-    let (control, _) = run("dpkg-deb", &["--field".as_ref(), &*package])?;
+fn the_package_has_all_its_parts_and_they_work() -> Result<()> {
+    let dir = scratch("package")?;
+    let Some(package) = build(&dir)? else { return Ok(()) };
+    describes_itself(&package)?;
+    has_its_files(&package)?;
+    works_when_installed(&package, &dir)
+}
+
+fn describes_itself(package: &Path) -> Result<()> {
+    let (control, _) = run("dpkg-deb", &["--field".as_ref(), package])?;
     for expected in [
         "Package: seawall\n",
         &format!("Version: {}\n", env!("CARGO_PKG_VERSION")),
@@ -29,7 +39,11 @@ fn the_package_has_all_its_parts() -> Result<()> {
     ] {
         ensure!(control.contains(expected), "no {expected:?} in\n{control}");
     }
-    let (contents, _) = run("dpkg-deb", &["--contents".as_ref(), &*package])?;
+    Ok(())
+}
+
+fn has_its_files(package: &Path) -> Result<()> {
+    let (contents, _) = run("dpkg-deb", &["--contents".as_ref(), package])?;
     for (mode, path) in [
         ("-rwxr-xr-x", "usr/bin/seawall"),
         ("-rw-r--r--", "etc/seawall/seawall.yaml"),
@@ -45,10 +59,7 @@ fn the_package_has_all_its_parts() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_the_package_installs_works() -> Result<()> {
-    let dir = scratch("installed")?;
-    let Some(package) = build(&dir)? else { return Ok(()) };
+fn works_when_installed(package: &Path, dir: &Path) -> Result<()> {
     let root = dir.join("root");
     run("dpkg-deb", &["-x".as_ref(), package.as_os_str(), root.as_os_str()])?;
     let program = root.join("usr/bin/seawall");
@@ -60,8 +71,7 @@ fn what_the_package_installs_works() -> Result<()> {
     for script in ["postinst", "prerm", "postrm"] {
         run("sh", &["-n".as_ref(), &*control.join(script)])?;
     }
-    let (listed, _) = run("cat", &[control.join("conffiles")])?;
-    assert_eq!(listed, "/etc/seawall/seawall.yaml\n");
+    assert_eq!(fs::read_to_string(control.join("conffiles"))?, "/etc/seawall/seawall.yaml\n");
     let mut sums = Command::new("md5sum");
     succeeds(sums.args(["--check", "--quiet"]).arg(control.join("md5sums")).current_dir(&root))?;
     Ok(())

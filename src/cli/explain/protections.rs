@@ -57,6 +57,16 @@ fn reading(
     request: &Request,
     subject: &Subject,
 ) -> Option<String> {
+    let memory = if explanation.recalls { "from memory where that is ready, else " } else { "" };
+    answered(explanation, config, request, subject).map(|answer| format!("{memory}{answer}"))
+}
+
+fn answered(
+    explanation: &Explanation<'_>,
+    config: &Config,
+    request: &Request,
+    subject: &Subject,
+) -> Option<String> {
     let page = bytes(config.paging.page_bytes);
     let pages = explanation.pages && subject.shape == Shape::List;
     let paged = format!("cut into pages of about {page}, if it is larger than two of them");
@@ -109,6 +119,8 @@ fn effects(rule: &Rule, subject: &Subject) -> Vec<String> {
         Priority::Normal => "normal priority in its queue".to_owned(),
         Priority::Low => "goes last in its queue".to_owned(),
     }));
+    let memory = |it| if it { "from memory" } else { "not from memory" };
+    effects.extend(rule.mirror.map(|it| memory(it).into()));
     effects.extend(rule.coalesce.map(|it| if it { "is shared" } else { "is not shared" }.into()));
     effects.extend(rule.page.map(|it| if it { "is cut" } else { "is not cut" }.into()));
     if effects.is_empty() {

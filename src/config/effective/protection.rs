@@ -88,6 +88,7 @@ impl Page<'_> {
             quota,
             weight,
             priority,
+            mirror,
             coalesce,
             page,
             read_only,
@@ -101,6 +102,7 @@ impl Page<'_> {
         self.section("quota", |page| page.quota(quota));
         self.maybe("weight", *weight, "not said here");
         self.maybe("priority", priority.map(of_priority), "not said here");
+        self.maybe("mirror", *mirror, "not said here");
         self.maybe("coalesce", *coalesce, "not said here");
         self.maybe("page", *page, "not said here");
         self.value("read_only", read_only, "");

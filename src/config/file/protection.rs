@@ -170,6 +170,9 @@ pub(in crate::config) struct Rule {
     /// Whether these reads share answers. The first rule that says it decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) coalesce: Option<bool>,
+    /// Whether these reads are answered from memory. The first rule that says it decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) mirror: Option<bool>,
     /// Whether these lists are cut into pages. The first rule that says it decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) page: Option<bool>,

@@ -42,6 +42,7 @@ impl Checks<'_> {
             quota,
             weight,
             priority,
+            mirror,
             coalesce,
             page,
             read_only,
@@ -57,6 +58,7 @@ impl Checks<'_> {
             quota: of_quota(&quota),
             weight: weight.map(|weight| self.number(&at("weight"), weight, 1..=WEIGHT_MAX)),
             priority: priority.map(of_priority),
+            mirror,
             coalesce,
             page,
             read_only,
@@ -157,8 +159,7 @@ impl Checks<'_> {
             others.collect::<Vec<_>>().join(", ")
         };
         if says.is_empty() {
-            let what =
-                "a limit, a quota, weight, priority, coalesce, page, read_only, deny or exempt";
+            let what = "a limit, a quota, weight, priority, mirror, coalesce, page, read_only, deny or exempt";
             self.expected(path, what, "a rule that does nothing");
         } else if rule.exempt && says.len() > 1 {
             let text = "nothing holds for calls that are exempt; take out";
@@ -189,7 +190,19 @@ impl Checks<'_> {
 
 /// The keys by which a rule does something.
 fn says(rule: &Rule) -> Vec<&'static str> {
-    let Rule { limit, quota, weight, priority, coalesce, page, read_only, deny, exempt, .. } = rule;
+    let Rule {
+        limit,
+        quota,
+        weight,
+        priority,
+        mirror,
+        coalesce,
+        page,
+        read_only,
+        deny,
+        exempt,
+        ..
+    } = rule;
     let Limit { requests, cost, creates, concurrency, burst: _, wait_max: _, per: _ } = limit;
     let Quota { objects, bytes, value_size, delete_keys, per_namespace: _ } = quota;
     let keys = [
@@ -203,6 +216,7 @@ fn says(rule: &Rule) -> Vec<&'static str> {
         ("quota.delete_keys", delete_keys.is_some()),
         ("weight", weight.is_some()),
         ("priority", priority.is_some()),
+        ("mirror", mirror.is_some()),
         ("coalesce", coalesce.is_some()),
         ("page", page.is_some()),
         ("read_only", *read_only),

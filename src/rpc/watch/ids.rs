@@ -1,9 +1,10 @@
 //! Ids of the watchers of one stream, given out as etcd does.
 
-use std::collections::HashMap;
+use crate::etcd::proto::etcdserverpb::WatchCreateRequest;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-/// The watchers of one client's stream. Used where a stream may reach several clusters: each of
-/// them would count from 0.
+/// The watchers of one client's stream. Used where they may have several sources: each of them would
+/// count from 0.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     watchers: HashMap<i64, Watcher>,
@@ -11,13 +12,41 @@ pub(super) struct Ids {
     next: i64,
     /// The id that was given out for the request that waits for its answer.
     given: Option<i64>,
+    /// Watchers that memory cannot serve any more, in their order.
+    moving: VecDeque<Moving>,
+    /// The watcher that is being created at etcd in order to go on there.
+    continued: Option<i64>,
+    /// Ids that etcd was asked to cancel and has not answered for.
+    cancelling: HashSet<i64>,
+}
+
+/// Where the events of a watcher come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    /// The stream to the cluster at an index.
+    Etcd(usize),
+    /// What is held of that cluster.
+    Memory(usize),
+    /// Nowhere, on the way from its memory to etcd.
+    Moving(usize),
+}
+
+/// How a watcher goes on at etcd.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Moving {
+    pub(super) cluster: usize,
+    /// Under the watcher's id, from the first revision on that was not delivered.
+    pub(super) request: WatchCreateRequest,
 }
 
 /// One watcher.
+///
+/// ```text
+/// Memory --cannot be served from there--> Moving --created at etcd--> Etcd
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Watcher {
-    /// Index of the cluster that it watches.
-    cluster: usize,
+    source: Source,
     /// Created, and not cancelled by etcd.
     live: bool,
 }
@@ -31,14 +60,14 @@ impl Ids {
         free
     }
 
-    /// The cluster of a watcher.
-    pub(super) fn cluster_of(&self, id: i64) -> Option<usize> {
-        self.watchers.get(&id).map(|watcher| watcher.cluster)
+    /// Where a watcher is served.
+    pub(super) fn source_of(&self, id: i64) -> Option<Source> {
+        self.watchers.get(&id).map(|watcher| watcher.source)
     }
 
-    /// etcd created a watcher under `id`.
-    pub(super) fn created(&mut self, id: i64, cluster: usize) {
-        self.watchers.insert(id, Watcher { cluster, live: true });
+    /// A watcher was created under `id`.
+    pub(super) fn created(&mut self, id: i64, source: Source) {
+        self.watchers.insert(id, Watcher { source, live: true });
         if self.given.take_if(|given| *given == id).is_some() {
             self.next = id.saturating_add(1);
         }
@@ -46,6 +75,7 @@ impl Ids {
 
     /// etcd cancelled a watcher. Its id stays taken until the client cancels it too.
     pub(super) fn ended(&mut self, id: i64) {
+        self.cancelling.remove(&id);
         if let Some(watcher) = self.watchers.get_mut(&id) {
             watcher.live = false;
         }
@@ -53,27 +83,59 @@ impl Ids {
 
     /// The client cancelled a watcher.
     pub(super) fn cancelled(&mut self, id: i64) {
-        self.watchers.remove(&id);
+        match self.watchers.remove(&id).map(|watcher| watcher.source) {
+            Some(Source::Etcd(_)) => {
+                self.cancelling.insert(id);
+            }
+            Some(Source::Moving(_)) => self.moving.retain(|moving| moving.request.watch_id != id),
+            Some(Source::Memory(_)) | None => {}
+        }
     }
 
-    /// The watchers of a cluster that may still see events, in the order of their ids.
-    pub(super) fn live(&self, cluster: usize) -> Vec<i64> {
-        let live = self.watchers.iter().filter(|(_, w)| w.live && w.cluster == cluster);
+    /// Whether etcd is still to answer that a watcher of this id is cancelled. Another one of the same
+    /// id must be created behind that.
+    pub(super) fn is_cancelling(&self, id: i64) -> bool {
+        self.cancelling.contains(&id)
+    }
+
+    /// The watchers of a source that may still see events, in the order of their ids.
+    pub(super) fn live(&self, source: Source) -> Vec<i64> {
+        let live = self.watchers.iter().filter(|(_, w)| w.live && w.source == source);
         let mut ids: Vec<_> = live.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// Forgets all watchers of a cluster, and returns those that were live.
-    pub(super) fn lost(&mut self, cluster: usize) -> Vec<i64> {
-        let live = self.live(cluster);
-        self.watchers.retain(|_, watcher| watcher.cluster != cluster);
+    /// Forgets all watchers of a source, and returns those that were live.
+    pub(super) fn lost(&mut self, source: Source) -> Vec<i64> {
+        let live = self.live(source);
+        self.watchers.retain(|_, watcher| watcher.source != source);
         live
     }
 
-    /// Whether watchers of other clusters than this one are live.
-    pub(super) fn has_others(&self, cluster: usize) -> bool {
-        self.watchers.values().any(|watcher| watcher.live && watcher.cluster != cluster)
+    /// Whether watchers of other sources than this one are live.
+    pub(super) fn has_others(&self, source: Source) -> bool {
+        self.watchers.values().any(|watcher| watcher.live && watcher.source != source)
+    }
+
+    /// A watcher leaves memory, unless the client has cancelled it already.
+    pub(super) fn leave(&mut self, moving: Moving) {
+        if let Some(watcher) = self.watchers.get_mut(&moving.request.watch_id) {
+            watcher.source = Source::Moving(moving.cluster);
+            self.moving.push_back(moving);
+        }
+    }
+
+    /// The next watcher that is to be created at etcd, whose answer is not for the client.
+    pub(super) fn continue_next(&mut self) -> Option<Moving> {
+        let moving = self.moving.pop_front()?;
+        self.continued = Some(moving.request.watch_id);
+        Some(moving)
+    }
+
+    /// The watcher that the next answer to a create request is about, if the client did not ask.
+    pub(super) fn take_continued(&mut self) -> Option<i64> {
+        self.continued.take()
     }
 }
 
@@ -81,51 +143,97 @@ impl Ids {
 mod tests {
     use super::*;
 
-    fn create(ids: &mut Ids, cluster: usize) -> i64 {
+    const ONE: Source = Source::Etcd(0);
+    const OTHER: Source = Source::Etcd(1);
+    const MEMORY: Source = Source::Memory(0);
+
+    fn create(ids: &mut Ids, source: Source) -> i64 {
         let id = ids.next();
-        ids.created(id, cluster);
+        ids.created(id, source);
         id
     }
 
+    fn moving(watch_id: i64) -> Moving {
+        let request = WatchCreateRequest { watch_id, ..WatchCreateRequest::default() };
+        Moving { cluster: 0, request }
+    }
+
     #[test]
-    fn ids_are_counted_over_all_clusters_and_skip_chosen_ones() {
+    fn ids_are_counted_over_all_sources_and_skip_chosen_ones() {
         let mut ids = Ids::default();
-        assert_eq!(create(&mut ids, 0), 0);
-        ids.created(1, 1);
-        assert_eq!(create(&mut ids, 1), 2);
-        assert_eq!(ids.live(1), [1, 2]);
+        assert_eq!(create(&mut ids, ONE), 0);
+        ids.created(1, OTHER);
+        assert_eq!(create(&mut ids, OTHER), 2);
+        assert_eq!(create(&mut ids, MEMORY), 3);
+        assert_eq!(ids.live(OTHER), [1, 2]);
     }
 
     #[test]
     fn a_request_that_failed_uses_no_id_up() {
         let mut ids = Ids::default();
         assert_eq!(ids.next(), 0);
-        assert_eq!(create(&mut ids, 1), 0);
-        assert_eq!(create(&mut ids, 1), 1);
+        assert_eq!(create(&mut ids, OTHER), 0);
+        assert_eq!(create(&mut ids, OTHER), 1);
     }
 
     #[test]
     fn an_automatic_id_is_not_given_twice_and_a_chosen_one_may_be() {
         let mut ids = Ids::default();
-        assert_eq!(create(&mut ids, 0), 0);
+        assert_eq!(create(&mut ids, ONE), 0);
         ids.cancelled(0);
-        assert_eq!(create(&mut ids, 0), 1);
-        ids.created(5, 0);
+        assert_eq!(create(&mut ids, ONE), 1);
+        ids.created(5, ONE);
         ids.ended(5);
-        assert_eq!(ids.cluster_of(5), Some(0));
-        assert_eq!(ids.live(0), [1]);
+        assert_eq!(ids.source_of(5), Some(ONE));
+        assert_eq!(ids.live(ONE), [1]);
         ids.cancelled(5);
-        assert_eq!(ids.cluster_of(5), None);
+        assert_eq!(ids.source_of(5), None);
     }
 
     #[test]
-    fn a_lost_cluster_takes_its_watchers_along() {
+    fn a_lost_source_takes_its_watchers_along() {
         let mut ids = Ids::default();
-        create(&mut ids, 0);
-        create(&mut ids, 1);
-        assert!(ids.has_others(0));
-        assert_eq!(ids.lost(1), [1]);
-        assert!(!ids.has_others(0));
-        assert_eq!(ids.cluster_of(1), None);
+        create(&mut ids, ONE);
+        create(&mut ids, OTHER);
+        assert!(ids.has_others(ONE));
+        assert_eq!(ids.lost(OTHER), [1]);
+        assert!(!ids.has_others(ONE));
+        assert_eq!(ids.source_of(1), None);
+    }
+
+    #[test]
+    fn who_leaves_memory_belongs_to_nobody_until_etcd_has_created_it() {
+        let mut ids = Ids::default();
+        let id = create(&mut ids, MEMORY);
+        ids.leave(moving(id));
+        assert_eq!((ids.live(MEMORY), ids.live(ONE)), (vec![], vec![]));
+        assert!(ids.has_others(MEMORY) && ids.has_others(ONE));
+        assert_eq!(ids.continue_next(), Some(moving(id)));
+        assert_eq!((ids.take_continued(), ids.take_continued()), (Some(id), None));
+        ids.created(id, ONE);
+        assert_eq!((ids.live(ONE), ids.has_others(ONE)), (vec![id], false));
+    }
+
+    #[test]
+    fn who_was_cancelled_does_not_go_on_at_etcd() {
+        let mut ids = Ids::default();
+        for _ in 0..2 {
+            create(&mut ids, MEMORY);
+        }
+        ids.cancelled(0);
+        ids.leave(moving(0));
+        ids.leave(moving(1));
+        ids.cancelled(1);
+        assert_eq!(ids.continue_next(), None);
+    }
+
+    #[test]
+    fn an_id_is_being_cancelled_until_etcd_says_so() {
+        let mut ids = Ids::default();
+        ids.created(7, ONE);
+        ids.cancelled(7);
+        assert!(ids.is_cancelling(7));
+        ids.ended(7);
+        assert!(!ids.is_cancelling(7));
     }
 }

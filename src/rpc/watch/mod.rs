@@ -1,4 +1,5 @@
-//! `Watch`: one stream of a client, one stream to each cluster that its watchers' keys live in.
+//! `Watch`: one stream of a client, one stream to each cluster that its watchers' keys live in, and
+//! one task for those of a cluster that are served from memory.
 //!
 //! Watchers keep the ids that etcd would give them, so events go through as bytes. Requests are
 //! handled in their order by the session's loop; each upstream stream has a task that relays its
@@ -6,7 +7,9 @@
 
 mod head;
 mod ids;
+mod memory;
 mod outlet;
+mod seat;
 mod session;
 mod upstreams;
 

@@ -3,8 +3,11 @@
 use super::{
     End,
     head::ALL,
-    ids::Ids,
+    ids::{Ids, Moving, Source},
+    memory::{Desk, Memory, Order},
     outlet::Outlet,
+    seat::{self, Seat},
+    stopped,
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
@@ -13,7 +16,8 @@ use crate::{
         key_range::KeyRange,
         method::Method,
         proto::etcdserverpb::{
-            WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion,
+            ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse,
+            watch_request::RequestUnion,
         },
         wire,
     },
@@ -23,11 +27,17 @@ use crate::{
     upstream::Exchange,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint},
+};
 use std::{collections::HashMap, future::poll_fn, sync::Arc};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tonic::{Code, Status};
 
 /// Events of relays that wait for the session; relays wait when it is full.
@@ -40,8 +50,14 @@ pub(super) struct Session<'c> {
     outlet: Arc<Outlet>,
     /// By index of the cluster; opened when first needed.
     upstreams: HashMap<usize, Upstream>,
-    /// Where the stream may reach several clusters. Never locked across an await.
+    /// By index of the cluster; started when first needed.
+    memories: HashMap<usize, Memory>,
+    /// Whether watchers may be served from memory.
+    may_remember: bool,
+    /// Where watchers may have several sources. Never locked across an await.
     ids: Option<Arc<Mutex<Ids>>>,
+    /// Told when a watcher moves from memory to etcd.
+    moved: Arc<Notify>,
     /// A request that no later one may overtake.
     step: Step<'c>,
     events: mpsc::Receiver<Event>,
@@ -52,16 +68,37 @@ pub(super) struct Session<'c> {
 ///
 /// ```text
 /// Ready --create, or a cluster's first request--> Opening --opened--> Creating --created--> Ready
-///                                                    `--cannot be opened: refused--> Ready
+///   |                                                ^ `--cannot be opened: refused--> Ready
+///   `--may be served from memory--> Asking --it is not-'
+///                                      `--it is--> Creating
 /// ```
 enum Step<'c> {
     Ready,
+    /// Memory, which has to reach what etcd has reached.
+    Asking(BoxFuture<'c, Asked>),
     /// The stream to a cluster, and what is to be sent first.
     Opening(Request, BoxFuture<'c, Result<Exchange, crate::upstream::Error>>),
-    /// The answer of this cluster to a create request. Answers come in the order of requests, which
+    /// The answer of this source to a create request. Answers come in the order of requests, which
     /// only etcd itself can see to within one stream.
-    Creating(usize),
+    Creating(Source),
 }
+
+/// What was waited for elsewhere.
+enum Done {
+    Asked(Asked),
+    Opened(Request, Result<Exchange, crate::upstream::Error>),
+}
+
+/// A request that memory may answer.
+enum Asked {
+    /// A watcher, its place in memory if there is one, and what etcd gets to read otherwise.
+    Create(Request, Option<Box<Seat>>),
+    /// How far the watchers are that are served from the memories of these clusters.
+    Progress(Vec<usize>),
+}
+
+/// What etcd says to a client that chooses an id twice.
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
 /// A request on its way to the cluster at an index.
 struct Request {
@@ -73,13 +110,17 @@ struct Request {
 impl<'c> Session<'c> {
     pub(super) fn new(context: &'c Context, manner: Manner, responder: Responder) -> Self {
         let (sender, events) = mpsc::channel(EVENTS_QUEUED);
-        let several = !context.topology.is_single();
+        let may_remember = seat::may_serve(context);
+        let several = may_remember || !context.topology.is_single();
         Self {
             context,
             manner,
             outlet: Arc::new(Outlet::new(responder)),
             upstreams: HashMap::new(),
+            memories: HashMap::new(),
+            may_remember,
             ids: several.then(Arc::default),
+            moved: Arc::default(),
             step: Step::Ready,
             events,
             sender,
@@ -93,9 +134,18 @@ impl<'c> Session<'c> {
         let mut open = true;
         loop {
             let ready = matches!(self.step, Step::Ready);
+            let moving =
+                self.ids.as_ref().filter(|_| ready).and_then(|ids| ids.lock().continue_next());
+            if let Some(moving) = moving {
+                if let Err(end) = self.go_on(moving).await {
+                    return end;
+                }
+                continue;
+            }
             let step = tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event).await,
-                opened = opened(&mut self.step) => self.on_opened(opened).await,
+                done = done(&mut self.step) => self.on_done(done).await,
+                () = self.moved.notified() => Ok(()),
                 () = poll_fn(|cx| outlet.poll_gone(cx)) => Err(End::Gone),
                 request = incoming.message(max), if open && ready => match request {
                     Ok(Some(message)) => self.on_request(&message).await,
@@ -117,7 +167,7 @@ impl<'c> Session<'c> {
     pub(super) async fn finish(self, end: End) {
         if let End::Status(status) = end {
             let turn = self.outlet.turn().await;
-            drop(self.upstreams);
+            drop((self.upstreams, self.memories));
             turn.finish(&status);
         }
     }
@@ -133,47 +183,92 @@ impl<'c> Session<'c> {
             return self.send(request).await;
         };
         let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
-        let framed = message.framed();
+        // With fields that this build does not know it is for etcd to serve.
+        let understood = request.encoded_len() == message.payload().len();
         match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => self.create(&create, message, &ids).await,
+            Some(RequestUnion::CreateRequest(create)) => {
+                self.create(create, message, understood, &ids).await
+            }
             Some(RequestUnion::CancelRequest(cancel)) => {
-                let cluster = ids.lock().cluster_of(cancel.watch_id);
-                // etcd is silent about ids that it does not know.
-                let Some(cluster) = cluster else { return Ok(()) };
-                ids.lock().cancelled(cancel.watch_id);
-                self.send(Request { cluster, framed, creates: false }).await
+                self.cancel(cancel.watch_id, message, &ids).await
             }
-            Some(RequestUnion::ProgressRequest(_)) => {
-                let mut clusters: Vec<_> = self.upstreams.keys().copied().collect();
-                clusters.retain(|&cluster| !ids.lock().live(cluster).is_empty());
-                if clusters.is_empty() {
-                    clusters.push(0);
-                }
-                for cluster in clusters {
-                    self.send(Request { cluster, framed: framed.clone(), creates: false }).await?;
-                }
-                Ok(())
+            Some(RequestUnion::ProgressRequest(_)) => self.progress(message, &ids).await,
+            None => {
+                let framed = message.framed();
+                self.send(Request { cluster: 0, framed, creates: false }).await
             }
-            None => self.send(Request { cluster: 0, framed, creates: false }).await,
         }
     }
 
-    /// Sends a create request to the cluster that owns its keys, under the id that a single etcd
-    /// would give.
-    async fn create(
+    async fn cancel(
         &mut self,
-        create: &WatchCreateRequest,
+        watch_id: i64,
         message: &Message,
         ids: &Mutex<Ids>,
     ) -> Result<(), End> {
-        let topology = &self.context.topology;
+        // etcd is silent about ids that it does not know.
+        let Some(source) = ids.lock().source_of(watch_id) else { return Ok(()) };
+        ids.lock().cancelled(watch_id);
+        match source {
+            Source::Etcd(cluster) => {
+                self.send(Request { cluster, framed: message.framed(), creates: false }).await
+            }
+            Source::Memory(cluster) | Source::Moving(cluster) => {
+                self.order(cluster, Order::Cancel(watch_id)).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn progress(&mut self, message: &Message, ids: &Mutex<Ids>) -> Result<(), End> {
+        let is_live = |source| !ids.lock().live(source).is_empty();
+        let mut clusters: Vec<_> = self.upstreams.keys().copied().collect();
+        clusters.retain(|&cluster| is_live(Source::Etcd(cluster)));
+        let mut memories: Vec<_> = self.memories.keys().copied().collect();
+        memories.retain(|&cluster| is_live(Source::Memory(cluster)));
+        if clusters.is_empty() && memories.is_empty() {
+            clusters.push(0);
+        }
+        for cluster in clusters {
+            let framed = message.framed();
+            self.send(Request { cluster, framed, creates: false }).await?;
+        }
+        if !memories.is_empty() {
+            let context = self.context;
+            self.step = Step::Asking(Box::pin(async move {
+                let asking = memories
+                    .iter()
+                    .map(|&cluster| seat::reached(context, context.topology.at(cluster), 0));
+                // Where it cannot be found out, there is no answer, as there may be none at etcd.
+                let reached = join_all(asking).await;
+                let answering = memories.into_iter().zip(reached);
+                Asked::Progress(answering.filter(|(_, r)| r.is_ok()).map(|(c, _)| c).collect())
+            }));
+        }
+        Ok(())
+    }
+
+    /// Sends a create request to the cluster that owns its keys, or to the memory of it, under the id
+    /// that a single etcd would give.
+    async fn create(
+        &mut self,
+        create: WatchCreateRequest,
+        message: &Message,
+        understood: bool,
+        ids: &Mutex<Ids>,
+    ) -> Result<(), End> {
+        let context = self.context;
+        let topology = &context.topology;
         let keys = KeyRange::for_watch(create.key.clone(), create.range_end.clone());
         // etcd tells a client that an id is taken; the cluster where it is does so here.
-        let taken = ids.lock().cluster_of(create.watch_id).filter(|_| create.watch_id != 0);
+        let taken = ids.lock().source_of(create.watch_id).filter(|_| create.watch_id != 0);
         let cluster = match (taken, topology.owners(&keys)) {
-            (Some(cluster), _) => cluster,
-            (None, Ok(placed)) => placed.index,
-            (None, Err(segments)) => {
+            (Some(Source::Etcd(cluster)), _) => cluster,
+            (Some(Source::Memory(cluster) | Source::Moving(cluster)), _) if !keys.is_empty() => {
+                return self.refuse(cluster, DUPLICATE_ID.to_owned()).await;
+            }
+            (_, Ok(placed)) => placed.index,
+            (_, Err(segments)) => {
                 let text = merge::spans(topology, &keys, &segments, "cannot be watched");
                 return self.refuse(0, format!("seawall: {text}")).await;
             }
@@ -183,7 +278,47 @@ impl<'c> Session<'c> {
             true => message.framed(),
             false => with_watch_id(&message.payload(), id),
         };
-        self.send(Request { cluster, framed, creates: true }).await
+        let request = Request { cluster, framed, creates: true };
+        if !self.may_remember || !understood || taken.is_some() || ids.lock().is_cancelling(id) {
+            return self.send(request).await;
+        }
+        let create = WatchCreateRequest { watch_id: id, ..create };
+        self.step = Step::Asking(Box::pin(async move {
+            let seat = seat::find(context, context.topology.at(cluster), create).await;
+            Asked::Create(request, seat.map(Box::new))
+        }));
+        Ok(())
+    }
+
+    /// Has a watcher that left memory created at etcd. The client does not hear of it.
+    async fn go_on(&mut self, Moving { cluster, request }: Moving) -> Result<(), End> {
+        let store = self.memories.get(&cluster).map(|memory| memory.store);
+        if store != Some(self.context.topology.clusters[cluster].number()) {
+            // It has seen revisions of another store.
+            return Err(stopped());
+        }
+        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
+        self.send(Request { cluster, framed: grpc::encode(&request), creates: true }).await
+    }
+
+    /// Has the memory of a cluster do something.
+    async fn order(&mut self, cluster: usize, order: Order) {
+        let Some(ids) = &self.ids else { return };
+        let memory = self.memories.entry(cluster).or_insert_with(|| {
+            let placed = self.context.topology.at(cluster);
+            Memory::start(Desk {
+                index: cluster,
+                cluster: Arc::clone(placed.cluster),
+                mirror: Arc::clone(placed.mirror()),
+                protection: Arc::clone(&self.context.edge.protection),
+                outlet: Arc::clone(&self.outlet),
+                ids: Arc::clone(ids),
+                events: self.sender.clone(),
+                moved: Arc::clone(&self.moved),
+            })
+        });
+        // Fails when the client has left, of which the task tells.
+        let _ = memory.orders.send(order).await;
     }
 
     async fn send(&mut self, request: Request) -> Result<(), End> {
@@ -192,7 +327,10 @@ impl<'c> Session<'c> {
             self.step = Step::Opening(request, opening);
             return Ok(());
         };
-        self.step = if request.creates { Step::Creating(request.cluster) } else { Step::Ready };
+        self.step = match request.creates {
+            true => Step::Creating(Source::Etcd(request.cluster)),
+            false => Step::Ready,
+        };
         // Fails when the cluster has ended its stream, of which its relay tells.
         let _ = upstream.up.send(request.framed).await;
         Ok(())
@@ -204,11 +342,29 @@ impl<'c> Session<'c> {
         Box::pin(async move { placed.cluster.stream(&outbound).await })
     }
 
+    async fn on_done(&mut self, done: Done) -> Result<(), End> {
+        match done {
+            Done::Opened(request, exchange) => self.on_opened(request, exchange).await,
+            Done::Asked(Asked::Create(request, None)) => self.send(request).await,
+            Done::Asked(Asked::Create(request, Some(seat))) => {
+                self.step = Step::Creating(Source::Memory(request.cluster));
+                self.order(request.cluster, Order::Create(seat)).await;
+                Ok(())
+            }
+            Done::Asked(Asked::Progress(clusters)) => {
+                for cluster in clusters {
+                    self.order(cluster, Order::Progress).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
     async fn on_opened(
         &mut self,
-        opened: (Request, Result<Exchange, crate::upstream::Error>),
+        request: Request,
+        exchange: Result<Exchange, crate::upstream::Error>,
     ) -> Result<(), End> {
-        let (request, exchange) = opened;
         let cluster = request.cluster;
         match exchange {
             Ok(exchange) => {
@@ -225,7 +381,9 @@ impl<'c> Session<'c> {
                 self.send(request).await
             }
             // With one cluster there is nothing that a stream could be good for without it.
-            Err(error) if self.ids.is_none() || !request.creates => Err(ended(&error.into())),
+            Err(error) if self.context.topology.is_single() || !request.creates => {
+                Err(ended(&error.into()))
+            }
             Err(error) => {
                 let status = status::of(&error.into());
                 self.refuse(cluster, status.message().to_owned()).await
@@ -243,13 +401,19 @@ impl<'c> Session<'c> {
             Event::Ended { cluster, status } => {
                 self.upstreams.remove(&cluster);
                 match self.ids.clone() {
-                    Some(ids) if !self.upstreams.is_empty() => {
+                    Some(ids) if self.has_other_clusters(cluster) => {
                         self.on_lost(cluster, &status, &ids).await
                     }
                     _ => Err(End::Status(status)),
                 }
             }
         }
+    }
+
+    /// Whether something goes on for the stream without this cluster.
+    fn has_other_clusters(&self, lost: usize) -> bool {
+        let mut clusters = self.upstreams.keys().chain(self.memories.keys());
+        clusters.any(|&cluster| cluster != lost)
     }
 
     /// One of several clusters is lost to the stream: its watchers are cancelled, the others go on.
@@ -260,20 +424,11 @@ impl<'c> Session<'c> {
         ids: &Mutex<Ids>,
     ) -> Result<(), End> {
         let header = self.context.topology.clusters[cluster].identity().header;
-        let lost = ids.lock().lost(cluster);
+        let lost = ids.lock().lost(Source::Etcd(cluster));
         for watch_id in lost {
-            let cancel_reason = status.message().to_owned();
-            let header = Some(header);
-            let response = WatchResponse {
-                header,
-                watch_id,
-                canceled: true,
-                cancel_reason,
-                ..Default::default()
-            };
-            tell(&self.outlet, &response).await?;
+            tell(&self.outlet, &canceled(header, watch_id, status.message())).await?;
         }
-        if matches!(self.step, Step::Creating(waiting) if waiting == cluster) {
+        if matches!(self.step, Step::Creating(waiting) if waiting == Source::Etcd(cluster)) {
             self.refuse(cluster, status.message().to_owned()).await?;
         }
         Ok(())
@@ -282,20 +437,24 @@ impl<'c> Session<'c> {
     /// Answers a create request as etcd does when it does not make the watcher.
     async fn refuse(&mut self, cluster: usize, cancel_reason: String) -> Result<(), End> {
         self.step = Step::Ready;
-        let Ok(header) = self.context.header(cluster).await else {
+        let Ok(Some(mut header)) = self.context.header(cluster).await else {
             // Clients rely on the header's being there, and there is nothing true to put into it.
             return Err(End::Status(Status::new(Code::Unavailable, cancel_reason)));
         };
-        let watch_id = ALL;
-        let refusal = WatchResponse {
-            header,
-            watch_id,
-            created: true,
-            canceled: true,
-            cancel_reason,
-            ..Default::default()
-        };
-        tell(&self.outlet, &refusal).await
+        let position = self.context.topology.at(cluster).mirror().position();
+        if position.cluster_id == header.cluster_id {
+            header.revision = header.revision.max(position.revision);
+        }
+        let continued = self.ids.as_ref().and_then(|ids| ids.lock().take_continued());
+        if let (Some(ids), Some(id)) = (&self.ids, continued) {
+            ids.lock().cancelled(id);
+            return tell(&self.outlet, &canceled(header, id, &cancel_reason)).await;
+        }
+        tell(
+            &self.outlet,
+            &WatchResponse { created: true, ..canceled(header, ALL, &cancel_reason) },
+        )
+        .await
     }
 }
 
@@ -320,13 +479,30 @@ async fn tell(outlet: &Outlet, response: &WatchResponse) -> Result<(), End> {
     turn.send(grpc::encode(response)).await.map_err(|_| End::Gone)
 }
 
-/// Waits for the stream that is being opened, if any; then the step is for the caller to set.
-async fn opened(step: &mut Step<'_>) -> (Request, Result<Exchange, crate::upstream::Error>) {
-    let Step::Opening(_, opening) = step else { return std::future::pending().await };
-    let exchange = opening.await;
+fn canceled(header: ResponseHeader, watch_id: i64, reason: &str) -> WatchResponse {
+    WatchResponse {
+        header: Some(header),
+        watch_id,
+        canceled: true,
+        cancel_reason: reason.to_owned(),
+        ..WatchResponse::default()
+    }
+}
+
+/// Waits for what is done elsewhere, if anything; then the step is for the caller to set.
+async fn done(step: &mut Step<'_>) -> Done {
+    let exchange = match step {
+        Step::Asking(asking) => {
+            let asked = asking.await;
+            *step = Step::Ready;
+            return Done::Asked(asked);
+        }
+        Step::Opening(_, opening) => opening.await,
+        Step::Ready | Step::Creating(_) => return std::future::pending().await,
+    };
     match std::mem::replace(step, Step::Ready) {
-        Step::Opening(request, _) => (request, exchange),
-        Step::Ready | Step::Creating(_) => std::future::pending().await,
+        Step::Opening(request, _) => Done::Opened(request, exchange),
+        Step::Ready | Step::Asking(_) | Step::Creating(_) => std::future::pending().await,
     }
 }
 
@@ -352,7 +528,6 @@ fn with_watch_id(request: &[u8], id: i64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message as _;
 
     #[test]
     fn a_create_request_keeps_everything_but_its_id() {

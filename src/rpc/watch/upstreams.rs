@@ -2,7 +2,7 @@
 
 use super::{
     head::{HEAD_BYTES, Head, progress_of},
-    ids::Ids,
+    ids::{Ids, Source},
     outlet::Outlet,
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     rpc::status,
     upstream::{Answer, Error, Exchange},
 };
+use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -47,7 +48,7 @@ pub(super) struct Upstream {
 pub(super) struct Relay {
     pub(super) cluster: usize,
     pub(super) outlet: Arc<Outlet>,
-    /// Kept where the stream may reach several clusters. Never locked across an await.
+    /// Kept where watchers may have several sources. Never locked across an await.
     pub(super) ids: Option<Arc<Mutex<Ids>>>,
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -157,15 +158,14 @@ impl Relay {
     }
 
     async fn pass_whole(&self, message: &grpc::Message) -> Result<Head, Stop> {
-        let payload = message.payload();
-        let head = Head::read(&payload);
-        let framed = match &self.ids {
-            Some(ids) if head.is_progress_of_all() => progress(&payload, &ids.lock(), self.cluster),
-            _ => None,
-        };
+        let head = Head::read(&message.payload());
+        // What is true of all watchers is so until another one is created, which needs the turn.
         let mut turn = self.outlet.turn().await;
-        self.note(head);
-        turn.send(framed.unwrap_or_else(|| message.framed())).await?;
+        let framed = match &self.ids {
+            Some(ids) => self.note(head, message, &mut ids.lock()),
+            None => message.framed(),
+        };
+        turn.send(framed).await?;
         Ok(head)
     }
 
@@ -182,16 +182,38 @@ impl Relay {
         Ok(())
     }
 
-    /// Keeps the ids in step with what the client is about to read.
-    fn note(&self, head: Head) {
-        let Some(ids) = &self.ids else { return };
-        match head {
-            Head { created: true, canceled: false, watch_id, .. } => {
-                ids.lock().created(watch_id, self.cluster);
+    /// Keeps the ids in step with what the client is about to read, and returns that.
+    fn note(&self, head: Head, message: &grpc::Message, ids: &mut Ids) -> Bytes {
+        let source = Source::Etcd(self.cluster);
+        let instead = match head {
+            Head { created: true, canceled, watch_id, .. } => match ids.take_continued() {
+                // The client has been told before.
+                Some(id) if !canceled => {
+                    ids.created(id, source);
+                    Some(Bytes::new())
+                }
+                Some(id) => {
+                    ids.cancelled(id);
+                    not_continued(message, id)
+                }
+                None => {
+                    if !canceled {
+                        ids.created(watch_id, source);
+                    }
+                    None
+                }
+            },
+            Head { canceled: true, watch_id, .. } => {
+                ids.ended(watch_id);
+                None
             }
-            Head { canceled: true, created: false, watch_id, .. } => ids.lock().ended(watch_id),
-            _ => {}
-        }
+            head if head.is_progress_of_all() && ids.has_others(source) => {
+                progress(message, &ids.live(source))
+            }
+            _ => None,
+        };
+        // What cannot be read goes through as it is.
+        instead.unwrap_or_else(|| message.framed())
     }
 
     async fn ended(&self, mut answer: Answer) -> Stop {
@@ -213,12 +235,15 @@ fn broken(answer: &Answer, error: ReadError) -> Stop {
 }
 
 /// An answer to a progress request is about all watchers of the stream it came on. Where the
-/// client's stream has watchers of other clusters, it becomes one answer for each it is about.
-fn progress(payload: &[u8], ids: &Ids, cluster: usize) -> Option<bytes::Bytes> {
-    if !ids.has_others(cluster) {
-        return None;
-    }
-    let progress = WatchResponse::decode(payload).ok()?;
-    let each = ids.live(cluster).into_iter().map(|id| grpc::encode(&progress_of(&progress, id)));
+/// client's stream has others, it becomes one answer for each that it is about.
+fn progress(message: &grpc::Message, ids: &[i64]) -> Option<Bytes> {
+    let progress = WatchResponse::decode(message.payload()).ok()?;
+    let each = ids.iter().map(|&id| grpc::encode(&progress_of(&progress, id)));
     Some(each.collect::<Vec<_>>().concat().into())
+}
+
+/// etcd does not go on with a watcher: to the client, which has it already, that is its end.
+fn not_continued(message: &grpc::Message, watch_id: i64) -> Option<Bytes> {
+    let refusal = WatchResponse::decode(message.payload()).ok()?;
+    Some(grpc::encode(&WatchResponse { watch_id, created: false, canceled: true, ..refusal }))
 }

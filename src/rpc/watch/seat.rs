@@ -1,0 +1,110 @@
+//! Whether a watcher can be served from memory.
+
+use crate::{
+    admission::{Class, Kind, Mode, Plan, Shape},
+    etcd::{
+        key_range::KeyRange,
+        method::Method,
+        proto::etcdserverpb::{RangeRequest, ResponseHeader, WatchCreateRequest},
+    },
+    mirror::{Collection, Mirror, Pass, Store, Tier, Watcher, is_whole},
+    pipeline::{self, Manner, NotMirrored, Placed, Read, for_all, has_token},
+    rpc::{Context, range::MIRROR},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// A place in the history of a collection for a watcher that was asked for.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// With the id of the watcher.
+    pub(super) request: WatchCreateRequest,
+    pub(super) watcher: Watcher,
+    pub(super) collection: Arc<Collection>,
+    pub(super) store: Arc<Store>,
+    /// Of the answer that it was created.
+    pub(super) header: ResponseHeader,
+}
+
+/// Those who list a collection have it loaded, and watch it right after: it is worth a wait. A
+/// watcher that has waited for so long is created at etcd.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Whether watchers of a stream may be served from memory at all: the client has no name at etcd, and
+/// does not ask for etcd itself.
+pub(super) fn may_serve(context: &Context) -> bool {
+    let call = &context.call;
+    context.edge.protection.mirror() == Mode::Enforce
+        && call.overrides.as_deref() != Some(MIRROR)
+        && !has_token(&call.headers)
+}
+
+/// Finds a place for a watcher. Without one, it is for etcd to serve.
+pub(super) async fn find(
+    context: &Context,
+    placed: Placed<'_>,
+    request: WatchCreateRequest,
+) -> Option<Seat> {
+    timeout(WAIT_MAX, take(context, placed, request)).await.ok()?.ok()
+}
+
+async fn take(
+    context: &Context,
+    placed: Placed<'_>,
+    request: WatchCreateRequest,
+) -> Result<Seat, Pass> {
+    let mirror = placed.mirror();
+    let keys = KeyRange::for_watch(request.key.clone(), request.range_end.clone());
+    if request.start_revision < 0 || keys.is_empty() {
+        return Err(Pass::Keys);
+    }
+    let collection = mirror.collection(&keys)?;
+    // Values before an event are those that the collection itself held.
+    let tier = if request.prev_kv { Tier::Value } else { Tier::Index };
+    if mirror.store(&collection, tier, is_whole(&keys, &collection.name)).is_err() {
+        mirror.loaded(&collection, tier).await?;
+    }
+    let (header, revision) = reached(context, placed, request.start_revision).await?;
+    let store = mirror.store(&collection, tier, false)?;
+    let remembers = |start| store.history(|history| start > history.floor());
+    if request.start_revision > 0 && !remembers(request.start_revision) {
+        return Err(Pass::Past);
+    }
+    let watcher = Watcher::new(&request, revision);
+    Ok(Seat { request, watcher, collection, store, header: ResponseHeader { revision, ..header } })
+}
+
+/// Waits until memory has come as far as etcd was after this call, and etcd has said that it still
+/// has `start_revision`, if that is one of the past.
+pub(super) async fn reached(
+    context: &Context,
+    placed: Placed<'_>,
+    start_revision: i64,
+) -> Result<(ResponseHeader, i64), Pass> {
+    let mirror: &Mirror = placed.mirror();
+    let is_past = start_revision <= mirror.position().revision;
+    let asked = if is_past { start_revision } else { 0 };
+    let header = match newest(context, placed).probe(mirror, asked).await {
+        Ok(header) => header,
+        Err(NotMirrored::Pass(pass)) => return Err(pass),
+        Err(NotMirrored::Refused(_)) => return Err(Pass::Past),
+    };
+    let revision = mirror.reached(header.revision, header.cluster_id).await?;
+    Ok((header, revision))
+}
+
+/// A read that asks for nothing but the newest revision.
+fn newest(context: &Context, placed: Placed<'_>) -> Read {
+    let manner = Manner::of(Method::Range, Class::Probe);
+    let outbound = pipeline::outbound(&placed, &context.call, manner, None);
+    Read {
+        reads: Arc::clone(&context.edge.reads),
+        cluster: Arc::clone(placed.cluster),
+        gate: Arc::clone(placed.gate()),
+        outbound: for_all(outbound),
+        request: RangeRequest::default(),
+        subject: context.subject(Method::Range, Kind::of(Shape::CurrentRevision), None, 0),
+        plan: Plan::default(),
+        deadline: None,
+    }
+}
