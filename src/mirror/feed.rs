@@ -115,6 +115,9 @@ const RESPONSE_BYTES_MAX: usize = 1 << 30;
 /// Between looks at what has no event of its own.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Between questions whether all may still be read.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// etcd is known to be further for so long, and nothing comes.
 const STALLED: Duration = Duration::from_secs(5);
 
@@ -224,6 +227,7 @@ impl Feed {
             Err(ended) => return ended,
         };
         let mut following = Following { resumes, well: Instant::now(), revision: self.revision };
+        let mut denied = Box::pin(denied(self.source.clone()));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -243,6 +247,7 @@ impl Feed {
                     None
                 }
                 _ = tick.tick() => self.on_tick(&mut following),
+                ended = &mut denied => Some(ended),
             };
             if let Some(ended) = ended {
                 return ended;
@@ -456,6 +461,18 @@ async fn on_end(answer: &mut Answer) -> Ended {
         Some(status) if is_about_permission(&status) => Ended::Denied(status.message().to_owned()),
         Some(status) => Ended::Lost(status.message().to_owned()),
         None => Ended::Lost("etcd has ended the watch".into()),
+    }
+}
+
+/// Asks now and then whether Seawall may still read: etcd lets a watch go on that it would not open
+/// again, and what a member may answer by itself is answered without asking.
+async fn denied(source: Weak<Cluster>) -> Ended {
+    loop {
+        sleep(LOOK).await;
+        let Some(cluster) = source.upgrade() else { return Ended::Gone };
+        if let Err(denied @ Ended::Denied(_)) = newest(&cluster).await {
+            return denied;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     mirror::{Collection, Found, Mirror, Pass, Snapshot, Store, Tier, answers},
 };
 use prost::Message as _;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::task::yield_now;
 use tonic::Status;
 
@@ -40,9 +40,6 @@ impl From<Pass> for NotMirrored {
 
 /// Bytes that are handed to the connection at once.
 const CHUNK: usize = 64 << 10;
-
-/// Probes ask each member every second or so.
-const KNOWN_MAX: Duration = Duration::from_secs(3);
 
 impl Read {
     /// The answer from memory, counted either way.
@@ -163,12 +160,11 @@ impl Read {
         if differs { Err(Pass::Tier) } else { Ok(found) }
     }
 
-    /// What etcd has said of itself last, unless it has not for a while: it may let nobody read now.
+    /// What etcd has said of itself last.
     fn known_header(&self, mirror: &Mirror) -> Result<ResponseHeader, Pass> {
-        let identity = self.cluster.identity();
-        let same = identity.header.cluster_id == mirror.position().cluster_id;
-        let recent = identity.asked.is_some_and(|(_, answered)| answered.elapsed() < KNOWN_MAX);
-        if same && recent { Ok(identity.header) } else { Err(Pass::Behind) }
+        let header = self.cluster.identity().header;
+        let same = header.cluster_id == mirror.position().cluster_id;
+        if same { Ok(header) } else { Err(Pass::Behind) }
     }
 
     /// What etcd says of itself and of `revision` to a read that is sent after this call; reads that

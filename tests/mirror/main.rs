@@ -1,5 +1,6 @@
 //! Answers from memory, held against what etcd itself says.
 
+mod faults;
 mod kv;
 mod reads;
 mod watches;
@@ -62,6 +63,16 @@ impl Stage {
 
 /// Seawall before these endpoints of a cluster, all of whose reads may be answered from memory.
 async fn seawall(etcd: &Cluster, endpoints: &[String], mirror: &str) -> Result<SeawallProcess> {
+    seawall_by(etcd, endpoints, "", mirror).await
+}
+
+/// The same, where more is to be said of the cluster.
+async fn seawall_by(
+    etcd: &Cluster,
+    endpoints: &[String],
+    more: &str,
+    mirror: &str,
+) -> Result<SeawallProcess> {
     let binary = env::var_os("SEAWALL_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
     // Several may stand before one cluster.
@@ -69,7 +80,7 @@ async fn seawall(etcd: &Cluster, endpoints: &[String], mirror: &str) -> Result<S
     let config = etcd.dir().join(format!("seawall-{number}.yaml"));
     let indented: String = mirror.lines().map(|line| format!("  {line}\n")).collect();
     let endpoints = endpoints.join(", ");
-    let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\n");
+    let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]{more}}}}}\n");
     fs::write(&config, format!("{clusters}mirror:\n  mode: enforce\n{indented}"))?;
     SeawallProcess::builder()
         .binary(binary)
