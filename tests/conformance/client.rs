@@ -31,14 +31,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Self::over(stream, "http", WINDOW).await
+        Self::connect_within(address, WINDOW).await
     }
 
     /// One that takes this many bytes before somebody reads them.
     pub(crate) async fn connect_within(address: SocketAddr, window: u32) -> Result<Self> {
-        Self::over(TcpStream::connect(address).await?, "http", window).await
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Self::over(stream, "http", window).await
     }
 
     pub(crate) async fn connect_tls(

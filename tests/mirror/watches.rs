@@ -28,21 +28,21 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-const PODS: &str = "/registry/pods/";
+pub(crate) const PODS: &str = "/registry/pods/";
 
 /// One stream.
-struct Watching {
+pub(crate) struct Watching {
     call: Call,
     /// Its connection.
     _client: Client,
 }
 
 impl Watching {
-    async fn open(stage: &Stage) -> Result<Self> {
+    pub(crate) async fn open(stage: &Stage) -> Result<Self> {
         Self::over(Client::connect(stage.seawall.address("main")?).await?).await
     }
 
-    async fn over(client: Client) -> Result<Self> {
+    pub(crate) async fn over(client: Client) -> Result<Self> {
         Ok(Self { call: client.call(Method::Watch.path(), &[]).await?, _client: client })
     }
 
@@ -51,20 +51,20 @@ impl Watching {
         self.call.send(&request.encode_to_vec())
     }
 
-    async fn next(&mut self) -> Result<WatchResponse> {
+    pub(crate) async fn next(&mut self) -> Result<WatchResponse> {
         let message = self.call.message().await?.context("the stream has ended")?;
         Ok(WatchResponse::decode(message)?)
     }
 
     /// The id of a new watcher.
-    async fn create(&mut self, create: WatchCreateRequest) -> Result<i64> {
+    pub(crate) async fn create(&mut self, create: WatchCreateRequest) -> Result<i64> {
         self.send(RequestUnion::CreateRequest(create))?;
         let created = self.next().await?;
         ensure!(created.created && !created.canceled, "{created:?}");
         Ok(created.watch_id)
     }
 
-    fn ask_progress(&mut self) -> Result<()> {
+    pub(crate) fn ask_progress(&mut self) -> Result<()> {
         self.send(RequestUnion::ProgressRequest(WatchProgressRequest {}))
     }
 }
@@ -82,11 +82,11 @@ fn below(prefix: &str, start_revision: i64) -> WatchCreateRequest {
 }
 
 impl Stage {
-    async fn watchers(&self) -> Result<f64> {
+    pub(crate) async fn watchers(&self) -> Result<f64> {
         self.metric("seawall_mirror_watchers").await
     }
 
-    async fn handovers(&self) -> Result<f64> {
+    pub(crate) async fn handovers(&self) -> Result<f64> {
         self.metric("seawall_mirror_watch_handovers_total").await
     }
 
@@ -98,7 +98,7 @@ impl Stage {
         Ok(line.context("no watchers")?.parse()?)
     }
 
-    async fn switch(&self, path: &str) -> Result<()> {
+    pub(crate) async fn switch(&self, path: &str) -> Result<()> {
         operator::post(self.seawall.admin()?, path).await
     }
 }
