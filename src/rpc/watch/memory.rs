@@ -97,8 +97,7 @@ struct Keeper {
     followed: HashMap<Bytes, Followed>,
     /// One for each of `followed`.
     changes: FuturesUnordered<BoxFuture<'static, Changed>>,
-    /// Since when the feed does not go on.
-    lost: Option<Instant>,
+    loss: Loss,
 }
 
 /// A collection that was followed, and has changed.
@@ -129,6 +128,21 @@ struct Cursor {
     _counted: Counted,
 }
 
+/// Since when the feed does not go on.
+#[derive(Debug, Default)]
+struct Loss(Option<Instant>);
+
+impl Loss {
+    /// Whether the feed has been lost for too long to wait for it.
+    fn is_long(&mut self, live: bool) -> bool {
+        if live {
+            self.0 = None;
+            return false;
+        }
+        self.0.get_or_insert_with(Instant::now).elapsed() >= LOST_MAX
+    }
+}
+
 /// One in a gauge for as long as it lives.
 #[derive(Debug)]
 struct Counted(Gauge);
@@ -149,8 +163,12 @@ impl Drop for Counted {
 impl Memory {
     pub(super) fn start(desk: Desk) -> Self {
         let (orders, received) = mpsc::channel(ORDERS_QUEUED);
-        let keeper =
-            Keeper { desk, followed: HashMap::new(), changes: FuturesUnordered::new(), lost: None };
+        let keeper = Keeper {
+            desk,
+            followed: HashMap::new(),
+            changes: FuturesUnordered::new(),
+            loss: Loss::default(),
+        };
         let task = tokio::spawn(keeper.run(received));
         Self { orders, _task: AbortOnDropHandle::new(task) }
     }
@@ -217,10 +235,12 @@ impl Keeper {
         for followed in self.followed.values_mut() {
             followed.cursors.remove(&watch_id);
         }
-        let header = Some(self.desk.header(self.desk.mirror.position().revision));
+        let desk = &self.desk;
+        let known = desk.cluster.header().revision;
+        let header = Some(desk.header(known.max(desk.mirror.position().revision)));
         let canceled =
             WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() };
-        self.desk.outlet.turn().await.send(grpc::encode(&canceled)).await
+        desk.outlet.turn().await.send(grpc::encode(&canceled)).await
     }
 
     /// Says how far all watchers are. As at etcd, there is no answer while one of them waits for a
@@ -262,11 +282,7 @@ impl Keeper {
     async fn on_tick(&mut self) -> Result<(), SendError> {
         let desk = &self.desk;
         let position = desk.mirror.position();
-        self.lost = match position.live {
-            true => None,
-            false => self.lost.or_else(|| Some(Instant::now())),
-        };
-        let is_lost = self.lost.is_some_and(|since| since.elapsed() >= LOST_MAX);
+        let is_lost = self.loss.is_long(position.live);
         if is_lost || desk.protection.mirror() != Mode::Enforce {
             self.followed.values_mut().for_each(|followed| followed.leave(desk));
             return Ok(());
@@ -471,4 +487,31 @@ fn next_change(name: Bytes, mut following: watch::Receiver<()>) -> BoxFuture<'st
         Changed { name, following }
     }
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_that_is_found_again_in_time_is_waited_for() {
+        let mut loss = Loss::default();
+        assert!(!loss.is_long(false));
+        advance(LOST_MAX - TICK).await;
+        assert!(!loss.is_long(false) && !loss.is_long(true));
+        advance(LOST_MAX).await;
+        assert!(!loss.is_long(false));
+        advance(LOST_MAX).await;
+        assert!(loss.is_long(false));
+    }
+
+    #[test]
+    fn a_watcher_is_counted_for_as_long_as_it_is_there() {
+        let gauge = Gauge::default();
+        let counted = [Counted::new(gauge.clone()), Counted::new(gauge.clone())];
+        assert_eq!(gauge.get(), 2);
+        drop(counted);
+        assert_eq!(gauge.get(), 0);
+    }
 }
