@@ -332,10 +332,17 @@ fn start_backends(
         let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
         let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
         let gate = protection.gate(&cluster.name);
+        let config = settings.mirror.clone();
+        let (guarded, families) = (Arc::clone(protection), &families.mirror);
+        let running = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
+        let steering = steer(
+            Arc::downgrade(&cluster),
+            gate,
+            Arc::clone(protection),
+            Arc::clone(&running.mirror),
+        );
         // Ends with the cluster.
-        tokio::spawn(steer(Arc::downgrade(&cluster), Arc::clone(&gate), Arc::clone(protection)));
-        let (protection, config) = (Arc::clone(protection), settings.mirror.clone());
-        let running = mirror::start(&cluster, gate, protection, config, &families.mirror);
+        tokio::spawn(steering);
         Ok((name, Backend { cluster, running: Arc::new(running) }))
     };
     settings.clusters.iter().map(start).collect()

@@ -1,7 +1,12 @@
 use super::Pass;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
 };
 
@@ -14,6 +19,26 @@ struct ClusterLabels {
 struct PassLabels {
     cluster: String,
     reason: &'static str,
+}
+
+/// How far behind the feed of each cluster is.
+#[derive(Debug, Clone)]
+struct Lag(Family<ClusterLabels, Histogram, LagBuckets>);
+
+impl Default for Lag {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(LagBuckets))
+    }
+}
+
+/// Buckets from 0.1 ms to 0.8 s: how far behind it may be before reads are passed on.
+#[derive(Debug, Clone)]
+struct LagBuckets;
+
+impl MetricConstructor<Histogram> for LagBuckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new((0..14).map(|exponent| 0.000_1 * f64::from(1 << exponent)))
+    }
 }
 
 /// The families of all clusters.
@@ -33,6 +58,7 @@ pub struct Families {
     resets: Family<ClusterLabels, Counter>,
     verifications: Family<ClusterLabels, Counter>,
     mismatches: Family<ClusterLabels, Counter>,
+    lag: Lag,
     watchers: Family<ClusterLabels, Gauge>,
     watch_events: Family<ClusterLabels, Counter>,
     watch_handovers: Family<ClusterLabels, Counter>,
@@ -55,6 +81,7 @@ pub struct Metrics {
     pub(super) resets: Counter,
     pub(super) verifications: Counter,
     pub(super) mismatches: Counter,
+    pub lag: Histogram,
     pub watchers: Gauge,
     pub watch_events: Counter,
     pub watch_handovers: Counter,
@@ -101,6 +128,8 @@ impl Families {
         ] {
             registry.register(name, help, counter.clone());
         }
+        let help = "Time from an answer of etcd until watches had come as far";
+        registry.register_with_unit("lag", help, Unit::Seconds, this.lag.0.clone());
         registry.register("passes", "Reads that went to etcd, by reason", this.passes.clone());
         this
     }
@@ -126,6 +155,7 @@ impl Families {
             resets: self.resets.get_or_create(&labels).clone(),
             verifications: self.verifications.get_or_create(&labels).clone(),
             mismatches: self.mismatches.get_or_create(&labels).clone(),
+            lag: self.lag.0.get_or_create(&labels).clone(),
             watchers: self.watchers.get_or_create(&labels).clone(),
             watch_events: self.watch_events.get_or_create(&labels).clone(),
             watch_handovers: self.watch_handovers.get_or_create(&labels).clone(),

@@ -6,6 +6,7 @@ use crate::{
         method::Method,
         proto::etcdserverpb::{RangeRequest, RangeResponse},
     },
+    mirror::Mirror,
     upstream::{CONTROL, Cluster},
 };
 use bytes::Bytes;
@@ -26,11 +27,16 @@ const REST: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Goes on until the cluster is dropped.
-pub async fn steer(cluster: Weak<Cluster>, gate: Arc<Gate>, protection: Arc<Protection>) {
+pub async fn steer(
+    cluster: Weak<Cluster>,
+    gate: Arc<Gate>,
+    protection: Arc<Protection>,
+    mirror: Arc<Mirror>,
+) {
     let mut warned = false;
     loop {
         let Some(cluster) = cluster.upgrade() else { return };
-        look(&cluster, &gate).await;
+        look(&cluster, &gate, &mirror).await;
         let config = protection.space();
         if let Some(percent) = cluster.space_percent(config.quota_bytes) {
             gate.set_space(percent);
@@ -55,14 +61,25 @@ pub async fn steer(cluster: Weak<Cluster>, gate: Arc<Gate>, protection: Arc<Prot
     }
 }
 
-/// Times a read that costs etcd the same whatever else it does: one key, linearizable.
-async fn look(cluster: &Cluster, gate: &Gate) {
+/// Times a read that costs etcd the same whatever else it does, one key, linearizable; and how long
+/// watches take to come as far as it says, where there is one of our own.
+async fn look(cluster: &Cluster, gate: &Gate, mirror: &Mirror) {
     let key = Bytes::from_static(b"/registry/health");
     let request = RangeRequest { key, count_only: true, ..RangeRequest::default() };
     let sent = Instant::now();
     let asking =
         cluster.ask::<RangeResponse>(Method::Range, &request, HeaderMap::new(), CONTROL, None);
     match timeout(TIMEOUT, asking).await {
+        Ok(Ok(Ok(RangeResponse { header: Some(header), .. }))) => {
+            let answered = Instant::now();
+            match mirror.reached(header.revision, header.cluster_id).await {
+                Ok(_) => mirror.metrics.lag.observe(answered.elapsed().as_secs_f64()),
+                // Nothing is followed: the answer has to do.
+                Err(_) if !mirror.position().live => return gate.sample(answered - sent),
+                Err(_) => {}
+            }
+            gate.sample(sent.elapsed());
+        }
         // An error is about as fast as an answer; that members are gone is not for a gate to mend.
         Ok(Ok(_)) => gate.sample(sent.elapsed()),
         Ok(Err(_)) => {}

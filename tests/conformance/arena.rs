@@ -1,18 +1,21 @@
 //! The same script at etcd itself and through Seawall, and what came of it compared.
 
 use crate::{
-    client::{Call, Client, Head, Reply, Status},
-    schema,
+    client::{self, Call, Client, Head, Reply, Status},
+    operator, schema,
 };
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use prost_reflect::MethodDescriptor;
-use seawall_testkit::{Binaries, Cluster, Etcdctl, SeawallProcess};
+use seawall_testkit::{Binaries, Cluster, Etcdctl, SeawallProcess, eventually};
 use std::{cell::RefCell, env, fmt, path::PathBuf, rc::Rc};
 
 /// Keys below this lie in the second cluster of a Seawall that has two.
 pub(crate) const ROUTED: &str = "/registry/events";
+
+/// All keys of a mirrored arena lie here.
+const COLLECTION: &str = "/registry/things";
 
 /// A server to talk to, fresh at the start, with all that is behind it.
 pub(crate) struct Target {
@@ -70,6 +73,8 @@ pub(crate) fn binary() -> PathBuf {
 /// The targets of one module's scripts, which run one after the other on the same servers.
 pub(crate) struct Arena {
     pub(crate) targets: Vec<Target>,
+    /// What comes before all keys that begin with a slash.
+    below: &'static str,
     differences: RefCell<Vec<String>>,
 }
 
@@ -87,7 +92,30 @@ impl Arena {
     }
 
     pub(crate) fn of(targets: Vec<Target>) -> Self {
-        Self { targets, differences: RefCell::default() }
+        Self { targets, below: "", differences: RefCell::default() }
+    }
+
+    /// etcd, and Seawall in front of one cluster, whose keys all lie in a collection that it holds.
+    pub(crate) async fn mirrored() -> Result<Self> {
+        let (etcd, seawall) = tokio::try_join!(Target::etcd(&[]), Target::seawall(&[]))?;
+        let arena = Self { below: COLLECTION, ..Self::of(vec![etcd, seawall]) };
+        arena.check("the first key", async |t| t.ok("KV/Put", "key: '/'").await.map(drop)).await;
+        eventually(client::DEADLINE, "lists to be answered from memory", async || {
+            let list = format!("key: '{COLLECTION}/' range_end: '{COLLECTION}0'");
+            let session =
+                Session { target: &arena.targets[1], below: "", transcript: Rc::default() };
+            session.quietly("KV/Range", &list).await?;
+            ensure!(arena.metric("seawall_mirror_answers_total").await? > 0.0, "none was");
+            Ok(())
+        })
+        .await?;
+        Ok(arena)
+    }
+
+    /// Of Seawall before one cluster.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let seawall = self.targets[1].seawall.as_ref().context("no Seawall")?;
+        operator::metric(seawall.admin()?, name).await
     }
 
     /// Plays `script` at every target and compares all that it saw with what it saw at the first.
@@ -113,7 +141,7 @@ impl Arena {
         script: impl AsyncFn(&Session<'_>) -> Result<()>,
     ) {
         let played = join_all(targets.iter().map(async |target| {
-            let session = Session { target, transcript: Rc::default() };
+            let session = Session { target, below: self.below, transcript: Rc::default() };
             if let Err(error) = script(&session).await {
                 session.note("the script failed", &format!("{error:#}"));
             }
@@ -175,10 +203,16 @@ type Transcript = Rc<RefCell<Vec<Entry>>>;
 /// A script's run at one target.
 pub(crate) struct Session<'t> {
     pub(crate) target: &'t Target,
+    below: &'static str,
     transcript: Transcript,
 }
 
 impl Session<'_> {
+    /// The bytes of a request.
+    fn encode(&self, method: &MethodDescriptor, request: &str) -> Result<Bytes> {
+        encode(method, self.below, request)
+    }
+
     /// Calls a method, `KV/Range` for instance, with a request in text, and notes the whole answer.
     pub(crate) async fn call(&self, method: &str, request: &str) -> Result<Reply> {
         self.call_with(method, &[], request).await
@@ -213,7 +247,7 @@ impl Session<'_> {
         request: &str,
     ) -> Result<Reply> {
         let known = schema::method(method)?;
-        let message = schema::encode(known.input(), request)?;
+        let message = self.encode(&known, request)?;
         let path = schema::path(&known);
         let reply = self.target.client.unary(&path, metadata, &message).await;
         let reply = reply.with_context(|| what.clone())?;
@@ -233,7 +267,7 @@ impl Session<'_> {
     /// Calls without a note, for what is not the same each time.
     pub(crate) async fn quietly(&self, method: &str, request: &str) -> Result<Bytes> {
         let known = schema::method(method)?;
-        let message = schema::encode(known.input(), request)?;
+        let message = self.encode(&known, request)?;
         let mut reply = self.target.client.unary(&schema::path(&known), &[], &message).await?;
         let message = reply.messages.pop();
         message.with_context(|| format!("{method} {{{}}}: {}", abridged(request), reply.status))
@@ -251,7 +285,8 @@ impl Session<'_> {
     ) -> Result<Stream> {
         let known = schema::method(method)?;
         let call = self.target.client.call(&schema::path(&known), metadata).await?;
-        Ok(Stream { method: known, call, transcript: self.transcript.clone() })
+        let (below, transcript) = (self.below, self.transcript.clone());
+        Ok(Stream { method: known, call, below, transcript })
     }
 
     /// Makes a fact a part of the comparison.
@@ -270,6 +305,10 @@ pub(crate) fn version() -> Result<(u32, u32)> {
     Ok(Binaries::selected()?.version())
 }
 
+fn encode(method: &MethodDescriptor, below: &str, request: &str) -> Result<Bytes> {
+    schema::encode(method.input(), &request.replace("'/", &format!("'{below}/")))
+}
+
 fn note(transcript: &Transcript, what: &str, seen: &str) {
     transcript.borrow_mut().push(Entry { what: what.into(), seen: seen.into() });
 }
@@ -278,13 +317,14 @@ fn note(transcript: &Transcript, what: &str, seen: &str) {
 pub(crate) struct Stream {
     method: MethodDescriptor,
     call: Call,
+    below: &'static str,
     transcript: Transcript,
 }
 
 impl Stream {
     pub(crate) fn send(&mut self, request: &str) -> Result<()> {
         note(&self.transcript, "send", request);
-        self.call.send(&schema::encode(self.method.input(), request)?)
+        self.call.send(&encode(&self.method, self.below, request)?)
     }
 
     pub(crate) fn send_bytes(&mut self, message: &[u8]) -> Result<()> {

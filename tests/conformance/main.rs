@@ -15,3 +15,8 @@ mod schema;
 mod transport;
 mod txn;
 mod watch;
+
+// A part of it is used here.
+#[allow(dead_code)]
+#[path = "../failover/operator.rs"]
+mod operator;

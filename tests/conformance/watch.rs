@@ -4,12 +4,37 @@ use crate::{
     arena::{Arena, Session},
     schema::number,
 };
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
 
 #[tokio::test]
 async fn watch() -> Result<()> {
     let arena = Arena::start().await?;
+    check(&arena).await;
+    arena.check_single("all keys", everything).await;
+    arena.verdict()
+}
+
+/// The same from memory.
+#[tokio::test]
+async fn mirrored_watch() -> Result<()> {
+    let arena = Arena::mirrored().await?;
+    check(&arena).await;
+    let sent = arena.metric("seawall_mirror_watch_events_total").await?;
+    ensure!(sent > 1000.0, "only {sent} events came from memory");
+    arena.verdict()
+}
+
+#[tokio::test]
+async fn large_mirrored_watch_responses() -> Result<()> {
+    let arena = Arena::mirrored().await?;
+    arena.check("fragments", fragments).await;
+    let sent = arena.metric("seawall_mirror_watch_events_total").await?;
+    ensure!(sent == 40.0, "{sent} events came from memory");
+    arena.verdict()
+}
+
+async fn check(arena: &Arena) {
     arena.check("ids", ids).await;
     arena.check("pipelined creates", pipelined).await;
     arena.check("events", events).await;
@@ -25,8 +50,6 @@ async fn watch() -> Result<()> {
     arena.check("transactions are one response", atomic).await;
     arena.check("a compacted start", compacted).await;
     arena.check("catching up", catch_up).await;
-    arena.check_single("all keys", everything).await;
-    arena.verdict()
 }
 
 #[tokio::test]
@@ -363,13 +386,17 @@ async fn catch_up(t: &Session<'_>) -> Result<()> {
 
 async fn fragments(t: &Session<'_>) -> Result<()> {
     let value = "v".repeat(400_000);
+    let mut first = 0;
     for index in 0..20 {
-        t.ok("KV/Put", &format!("key: '/big/{index:02}' value: '{value}'")).await?;
+        let put = t.ok("KV/Put", &format!("key: '/big/{index:02}' value: '{value}'")).await?;
+        if index == 0 {
+            first = number("KV/Put", &put, "header.revision")?;
+        }
     }
     for (fragment, messages) in [(false, 1), (true, 4)] {
         let mut watch = t.open("Watch/Watch").await?;
         watch.send(&format!(
-            "create_request {{ key: '/big/' range_end: '/big0' start_revision: 2 fragment: {fragment} }}"
+            "create_request {{ key: '/big/' range_end: '/big0' start_revision: {first} fragment: {fragment} }}"
         ))?;
         watch.next().await?;
         for _ in 0..messages {

@@ -26,6 +26,22 @@ pub(crate) async fn get(admin: SocketAddr, path: &str) -> Result<(u16, String)> 
     Ok((code.parse()?, body.to_owned()))
 }
 
+/// Switches something.
+#[allow(dead_code)] // Not everywhere that this is used.
+pub(crate) async fn post(admin: SocketAddr, path: &str) -> Result<()> {
+    let request = format!("POST {path} HTTP/1.0\r\nx-seawall-switch: yes\r\n\r\n");
+    let exchange = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = timeout(TIMEOUT, exchange).await.with_context(|| format!("{path} hangs"))??;
+    ensure!(answer.split(' ').nth(1) == Some("200"), "{path}: {answer}");
+    Ok(())
+}
+
 /// The document at /status.
 pub(crate) async fn status(admin: SocketAddr) -> Result<Value> {
     let (code, body) = get(admin, "/status").await?;

@@ -4,9 +4,12 @@ mod grpc_proxy;
 mod haproxy;
 mod process;
 
-use crate::client::{
-    Connection,
-    etcd::{self, RangeRequest, RangeResponse},
+use crate::{
+    client::{
+        Connection, RangeScan,
+        etcd::{self, RangeRequest, RangeResponse},
+    },
+    workload::Objects,
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -36,7 +39,10 @@ pub(crate) enum Target {
     #[value(name = "haproxy-h2")]
     #[serde(rename = "haproxy-h2")]
     HaproxyH2,
+    /// Seawall with its mirror off: a hop and protections.
     Seawall,
+    /// Seawall that has read from etcd what is asked for, and answers from memory.
+    SeawallMirror,
 }
 
 /// The programs that targets are made of.
@@ -69,8 +75,8 @@ impl Target {
         let upstream = etcd.member(0).address();
         let running = match self {
             Self::Direct => Running { address: upstream, peer: None },
-            Self::Seawall => {
-                let peer = seawall(programs, upstream).await?;
+            Self::Seawall | Self::SeawallMirror => {
+                let peer = self.seawall(programs, upstream).await?;
                 Running { address: peer.address("main")?, peer: Some(Peer::Seawall(peer)) }
             }
             Self::GrpcProxy | Self::HaproxyTcp | Self::HaproxyH2 => {
@@ -79,8 +85,23 @@ impl Target {
                 Running { address, peer: Some(Peer::Process(peer)) }
             }
         };
-        running.serves().await.with_context(|| format!("starting {self}"))?;
+        let starting = || format!("starting {self}");
+        running.serves().await.with_context(starting)?;
+        if self == Self::SeawallMirror {
+            running.remembers().await.with_context(starting)?;
+        }
         Ok(running)
+    }
+
+    async fn seawall(self, programs: &Programs, upstream: SocketAddr) -> Result<SeawallProcess> {
+        let upstream = format!("http://{upstream}");
+        let mirror = if self == Self::SeawallMirror { "enforce" } else { "off" };
+        SeawallProcess::builder()
+            .binary(&programs.seawall)
+            .args(["--upstream", &upstream, "--mirror", mirror])
+            .args(&programs.seawall_args)
+            .start()
+            .await
     }
 
     fn spawn(
@@ -103,7 +124,7 @@ impl Target {
         match self {
             Self::Direct | Self::GrpcProxy => None,
             Self::HaproxyTcp | Self::HaproxyH2 => Some(&programs.haproxy),
-            Self::Seawall => Some(&programs.seawall),
+            Self::Seawall | Self::SeawallMirror => Some(&programs.seawall),
         }
     }
 
@@ -111,7 +132,7 @@ impl Target {
     pub(crate) fn available(self, programs: &Programs) -> Result<()> {
         let Some(program) = self.program(programs) else { return Ok(()) };
         let hint = match self {
-            Self::Seawall => "build it, or name one with --seawall-bin",
+            Self::Seawall | Self::SeawallMirror => "build it, or name one with --seawall-bin",
             _ => "scripts/haproxy obtains it, or name one with --haproxy-bin",
         };
         ensure!(program.is_file(), "there is no {}: {hint}", program.display());
@@ -145,7 +166,7 @@ impl Programs {
         if targets.contains(&Target::HaproxyTcp) || targets.contains(&Target::HaproxyH2) {
             versions.push(first_line(&self.haproxy, "-v")?);
         }
-        if targets.contains(&Target::Seawall) {
+        if targets.contains(&Target::Seawall) || targets.contains(&Target::SeawallMirror) {
             versions.push(first_line(&self.seawall, "--version")?);
         }
         Ok(versions)
@@ -186,6 +207,20 @@ impl Running {
         }
     }
 
+    /// Lists all objects there may be: those who list wait until the answer can be kept.
+    async fn remembers(&self) -> Result<()> {
+        let connection = Connection::open(self.address).await?;
+        for objects in [Objects::Of2KiB, Objects::Of10KiB] {
+            let request = RangeRequest {
+                key: objects.prefix().into(),
+                range_end: objects.range_end().into(),
+                limit: 0,
+            };
+            connection.call::<RangeScan>(etcd::RANGE, &request).await?;
+        }
+        Ok(())
+    }
+
     async fn serves(&self) -> Result<()> {
         let request = RangeRequest::of_key("/registry/health");
         let serves = eventually(START_DEADLINE, "it to answer a read", async || {
@@ -201,16 +236,6 @@ impl Running {
             _ => serves,
         }
     }
-}
-
-async fn seawall(programs: &Programs, upstream: SocketAddr) -> Result<SeawallProcess> {
-    let upstream = format!("http://{upstream}");
-    SeawallProcess::builder()
-        .binary(&programs.seawall)
-        .args(["--upstream", &upstream])
-        .args(&programs.seawall_args)
-        .start()
-        .await
 }
 
 /// Neither HAProxy nor grpc-proxy reports which port it took, so one is chosen for them.

@@ -90,8 +90,8 @@ pub(in crate::config) struct Queues {
     /// Lists at etcd at once that are let through however slow it is.
     #[schemars(range(min = 1))]
     pub(in crate::config) concurrency_min: u32,
-    /// A small read may take this much longer than at rest before fewer lists are let through.
-    /// Raising it favours lists over everything else.
+    /// A small read, and watches after it, may take this much longer than at rest before fewer lists
+    /// are let through. Raising it favours lists over everything else.
     pub(in crate::config) latency_margin: Duration,
 }
 

@@ -11,7 +11,7 @@ use super::{
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
-    admission::{Kind, Shape},
+    admission::{Kind, Plan, Shape},
     etcd::{
         key_range::KeyRange,
         method::Method,
@@ -173,10 +173,12 @@ impl<'c> Session<'c> {
     }
 
     async fn on_request(&mut self, message: &Message) -> Result<(), End> {
-        if self.context.edge.protection.has_rules()
-            && let Some((cluster, reason)) = denied(self.context, message).await?
-        {
-            return self.refuse(cluster, reason).await;
+        let mut may_remember = self.may_remember;
+        if self.context.edge.protection.has_rules() {
+            match planned(self.context, message).await? {
+                Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
+                Err((cluster, reason)) => return self.refuse(cluster, reason).await,
+            }
         }
         let Some(ids) = self.ids.clone() else {
             let request = Request { cluster: 0, framed: message.framed(), creates: false };
@@ -184,10 +186,10 @@ impl<'c> Session<'c> {
         };
         let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
         // With fields that this build does not know it is for etcd to serve.
-        let understood = request.encoded_len() == message.payload().len();
+        may_remember &= request.encoded_len() == message.payload().len();
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                self.create(create, message, understood, &ids).await
+                self.create(create, message, may_remember, &ids).await
             }
             Some(RequestUnion::CancelRequest(cancel)) => {
                 self.cancel(cancel.watch_id, message, &ids).await
@@ -254,7 +256,7 @@ impl<'c> Session<'c> {
         &mut self,
         create: WatchCreateRequest,
         message: &Message,
-        understood: bool,
+        may_remember: bool,
         ids: &Mutex<Ids>,
     ) -> Result<(), End> {
         let context = self.context;
@@ -279,7 +281,7 @@ impl<'c> Session<'c> {
             false => with_watch_id(&message.payload(), id),
         };
         let request = Request { cluster, framed, creates: true };
-        if !self.may_remember || !understood || taken.is_some() || ids.lock().is_cancelling(id) {
+        if !may_remember || taken.is_some() || ids.lock().is_cancelling(id) {
             return self.send(request).await;
         }
         let create = WatchCreateRequest { watch_id: id, ..create };
@@ -458,19 +460,23 @@ impl<'c> Session<'c> {
     }
 }
 
-/// Why the rules do not let a watcher be created, and the cluster that it would be at. Nobody waits
-/// for a turn here: the other watchers of the stream would wait, too.
-async fn denied(context: &Context, message: &Message) -> Result<Option<(usize, String)>, End> {
+/// What the rules say of a watcher that is to be created; why they do not let it be, and the cluster
+/// that it would be at. Nobody waits for a turn here: the other watchers of the stream would wait,
+/// too.
+async fn planned(
+    context: &Context,
+    message: &Message,
+) -> Result<Result<Plan, (usize, String)>, End> {
     let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
     let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
-        return Ok(None);
+        return Ok(Ok(Plan::default()));
     };
     let keys = KeyRange::for_watch(create.key, create.range_end);
     let topology = &context.topology;
     let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
     let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
-    Ok(planning.await.err().map(|denied| (placed.index, Error::from(denied).to_string())))
+    Ok(planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string())))
 }
 
 /// Sends a response of our own.
