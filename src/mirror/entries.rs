@@ -72,7 +72,7 @@ const SINCE_MAX: usize = 64 << 20;
 /// What was read within this time is not given up for what is only being loaded.
 const IN_USE: Duration = Duration::from_secs(60);
 
-/// Before a load that failed is tried again.
+/// Before a load that failed is tried again, and before what was given up is loaded again.
 const REST: Duration = Duration::from_secs(10);
 /// To find out that a collection is too large costs etcd all of it.
 const REST_TOO_LARGE: Duration = Duration::from_secs(600);
@@ -258,10 +258,12 @@ impl Entries {
             };
             self.metrics.evictions.inc();
             match self.by_name.get_mut(&name) {
-                Some(Entry::Ready { writer, .. })
+                Some(Entry::Ready { collection, writer, .. })
                     if writer.store().snapshot().tier == Tier::Value =>
                 {
                     writer.drop_values();
+                    // Read again at once, they would be too many again.
+                    collection.end_filling(Some(Instant::now() + REST));
                 }
                 _ => self.rest(&name, "memory was short"),
             }

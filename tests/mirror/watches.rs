@@ -33,12 +33,15 @@ const PODS: &str = "/registry/pods/";
 /// One stream.
 struct Watching {
     call: Call,
+    /// Whose connection it is on.
+    _client: Client,
 }
 
 impl Watching {
     async fn open(stage: &Stage) -> Result<Self> {
         let client = Client::connect(stage.seawall.address("main")?).await?;
-        Ok(Self { call: client.call(Method::Watch.path(), &[]).await? })
+        let call = client.call(Method::Watch.path(), &[]).await?;
+        Ok(Self { call, _client: client })
     }
 
     fn send(&mut self, request: RequestUnion) -> Result<()> {

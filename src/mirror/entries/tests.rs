@@ -101,6 +101,7 @@ async fn values_go_first_and_of_what_was_not_read_for_longest() {
     assert_eq!(tiers(), [value, value, value]);
     entries.make_room(&entries.all_but(1));
     assert_eq!(tiers(), [value, index, value]);
+    assert!(!old.begin_loading(Tier::Value, Instant::now()), "its values rest");
     entries.make_room(&entries.all_but(1));
     assert_eq!(tiers(), [value, index, index]);
     entries.make_room(&entries.all_but(1));
