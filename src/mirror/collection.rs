@@ -20,8 +20,8 @@ pub struct Collection {
     state: RwLock<State>,
     /// Switched off by hand.
     off: AtomicBool,
-    /// Its values were too large, and are not asked for before.
-    values_rest: Mutex<Option<Instant>>,
+    /// Locked before `state` where both are.
+    values: Mutex<Values>,
     /// When it was read last, in milliseconds after `began`.
     used: AtomicU64,
     began: Instant,
@@ -39,25 +39,37 @@ pub struct Collection {
 /// ```text
 ///           a read worth it                loaded
 ///   Cold -------------------> Loading ----------------> Ready
-///    ^  ^                        |                      |   |
-///    |  `--- failed: rests ------'                      |   |
-///    |                                                  |   |
-///    `--- memory is short: evicted; -------------------'   |
-///         differs from etcd, feed lost: dropped             |
-///                                 ^                         |
-///                                 `--- values are wanted ---'
+///    ^  ^                        |                      |
+///    |  `--- failed: rests ------'                      |
+///    |                                                  |
+///    `--- memory is short, differs from etcd: rests; ---'
+///         feed cannot go on: dropped
 /// ```
+///
+/// Values that are wanted of a collection which has its keys come while these are read from.
 #[derive(Debug, Clone, Default)]
 pub enum State {
-    /// Not held, and not loaded before `rests_until`.
+    /// Not held.
     #[default]
     Cold,
+    /// Not held, and not loaded before `until`.
     Resting {
         until: Instant,
         why: &'static str,
     },
     Loading,
     Ready(Arc<Store>),
+}
+
+/// What becomes of the values of a collection that has none.
+#[derive(Debug, Default)]
+enum Values {
+    #[default]
+    Unasked,
+    /// Its keys are read from meanwhile.
+    Loading,
+    /// There was no room for them.
+    Resting { until: Instant },
 }
 
 impl State {
@@ -78,7 +90,7 @@ impl Collection {
             name,
             state: RwLock::default(),
             off: AtomicBool::new(false),
-            values_rest: Mutex::default(),
+            values: Mutex::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
             hits: AtomicU64::new(0),
@@ -117,31 +129,42 @@ impl Collection {
     /// Becomes `Loading` unless it is already, is ready with as much, or rests. True for the one
     /// caller who is to see to it.
     pub(super) fn begin_loading(&self, tier: Tier, now: Instant) -> bool {
-        if tier == Tier::Value && self.values_rest.lock().is_some_and(|until| now < until) {
-            return false;
-        }
+        let mut values = self.values.lock();
         let mut state = self.state.write();
-        let begins = match &*state {
-            State::Cold => true,
-            State::Resting { until, .. } => *until <= now,
-            State::Loading => false,
-            State::Ready(store) => store.snapshot().tier < tier,
-        };
-        if begins {
-            *state = State::Loading;
-            drop(state);
-            self.changed();
+        match (&*state, &*values) {
+            (_, Values::Resting { until }) if tier == Tier::Value && now < *until => return false,
+            (State::Resting { until, .. }, _) if now < *until => return false,
+            (State::Loading, _) | (State::Ready(_), Values::Loading) => return false,
+            (State::Ready(store), _) if store.snapshot().tier >= tier => return false,
+            (State::Ready(_), _) => *values = Values::Loading,
+            (State::Cold | State::Resting { .. }, _) => *state = State::Loading,
         }
-        begins
+        drop((values, state));
+        self.changed();
+        true
     }
 
-    /// Holds no values before `until`.
-    pub(super) fn rest_values(&self, until: Instant) {
-        *self.values_rest.lock() = Some(until);
+    /// Whether values are on their way to keys that are there.
+    pub(super) fn is_filling(&self) -> bool {
+        matches!(*self.values.lock(), Values::Loading)
+    }
+
+    /// The values it was to have are there, or are not to be had before.
+    pub(super) fn end_filling(&self, rests_until: Option<Instant>) {
+        *self.values.lock() = match rests_until {
+            Some(until) => Values::Resting { until },
+            None => Values::Unasked,
+        };
+        self.changed();
     }
 
     pub(super) fn set(&self, state: State) {
+        let mut values = self.values.lock();
+        if let Values::Loading = *values {
+            *values = Values::Unasked;
+        }
         *self.state.write() = state;
+        drop(values);
         self.changed();
     }
 
@@ -194,9 +217,13 @@ mod tests {
         let writer = Writer::load([], 3, Tier::Index, Limits { events: 1, bytes: 1 << 10 });
         pods.set(State::Ready(Arc::clone(writer.store())));
         assert!(!pods.begin_loading(Tier::Index, later), "it has as much");
-        pods.rest_values(later);
+        pods.end_filling(Some(later));
         assert!(!pods.begin_loading(Tier::Value, now), "its values are too large");
-        assert!(pods.snapshot().is_some());
+        assert!(pods.begin_loading(Tier::Value, later));
+        assert!(pods.is_filling() && pods.snapshot().is_some(), "its keys are there meanwhile");
+        assert!(!pods.begin_loading(Tier::Value, later), "they are being loaded");
+        pods.set(State::Cold);
+        assert!(!pods.is_filling());
         assert!(pods.begin_loading(Tier::Value, later));
     }
 

@@ -45,7 +45,18 @@ enum Entry {
     Ready {
         collection: Arc<Collection>,
         writer: Writer,
+        filling: Option<Filling>,
     },
+}
+
+/// Values on their way to a collection that has its keys.
+#[derive(Debug)]
+struct Filling {
+    /// Bytes of what was read so far.
+    read: Arc<AtomicUsize>,
+    /// Waits until the feed is as far.
+    loaded: Option<Loaded>,
+    _load: AbortOnDropHandle<()>,
 }
 
 /// What a load has come to.
@@ -61,7 +72,7 @@ const SINCE_MAX: usize = 64 << 20;
 /// What was read within this time is not given up for what is only being loaded.
 const IN_USE: Duration = Duration::from_secs(60);
 
-/// Before a load that failed is tried again.
+/// Before a load that failed is tried again, and before what was given up is loaded again.
 const REST: Duration = Duration::from_secs(10);
 /// To find out that a collection is too large costs etcd all of it.
 const REST_TOO_LARGE: Duration = Duration::from_secs(600);
@@ -78,7 +89,7 @@ impl Entries {
     /// Those that are ready.
     pub(super) fn ready(&self) -> impl Iterator<Item = (&Arc<Collection>, &Arc<Store>)> {
         self.by_name.values().filter_map(|entry| match entry {
-            Entry::Ready { collection, writer } => Some((collection, writer.store())),
+            Entry::Ready { collection, writer, .. } => Some((collection, writer.store())),
             Entry::Loading { .. } => None,
         })
     }
@@ -110,6 +121,10 @@ impl Entries {
         load: AbortOnDropHandle<()>,
     ) {
         let name = collection.name.clone();
+        if let Some(Entry::Ready { filling, .. }) = self.by_name.get_mut(&name) {
+            *filling = Some(Filling { read, loaded: None, _load: load });
+            return;
+        }
         let (since, since_bytes) = (Vec::new(), 0);
         let entry = Entry::Loading { collection, tier, since, since_bytes, read, _load: load };
         self.by_name.insert(name, entry);
@@ -128,38 +143,81 @@ impl Entries {
         (config.memory_bytes as usize).saturating_sub(kept)
     }
 
-    /// Takes what was loaded over, if it is still wanted.
+    /// Takes what was loaded over, if it is still wanted; values wait for [`Self::fill`].
     pub(super) fn on_loaded(&mut self, Ended { name, loaded }: Ended, config: &Config) {
-        // It may have been given up meanwhile.
+        let failed = match (self.by_name.get_mut(&name), loaded) {
+            (Some(Entry::Ready { filling: Some(filling), .. }), Ok(loaded)) => {
+                filling.loaded = Some(loaded);
+                return;
+            }
+            (Some(Entry::Loading { .. }), Ok(loaded)) => {
+                self.begin(name, loaded, config);
+                return self.make_room(config);
+            }
+            (_, Err(failed)) => failed,
+            // It was given up meanwhile.
+            (_, Ok(_)) => return,
+        };
+        match self.by_name.get_mut(&name) {
+            Some(Entry::Ready { collection, filling, .. }) if filling.is_some() => {
+                *filling = None;
+                collection.end_filling(Some(Instant::now() + pause(&failed)));
+            }
+            Some(Entry::Loading { collection, tier, .. }) => {
+                collection.set(after_failure(collection, *tier, &failed));
+                self.by_name.remove(&name);
+            }
+            _ => return,
+        }
+        self.metrics.loads_failed.inc();
+        let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
+        tracing::warn!(cluster, collection, %failed, "mirror: not loaded");
+    }
+
+    /// Begins to keep up to date what was loaded.
+    fn begin(&mut self, name: Bytes, Loaded { revision, objects }: Loaded, config: &Config) {
         let Some(Entry::Loading { collection, tier, since, .. }) = self.by_name.remove(&name)
         else {
             return;
         };
-        let (cluster, shown) = (&*self.cluster, name.escape_ascii().to_string());
-        match loaded {
-            Ok(Loaded { revision, objects }) => {
-                let keys = objects.len();
-                let mut writer = Writer::load(objects, revision, tier, config.history);
-                writer.apply(since);
-                collection.set(State::Ready(Arc::clone(writer.store())));
-                self.by_name.insert(name, Entry::Ready { collection, writer });
-                self.metrics.loads.inc();
-                tracing::info!(
-                    cluster,
-                    collection = shown,
-                    ?tier,
-                    keys,
-                    revision,
-                    "mirror: loaded"
-                );
-                self.make_room(config);
-            }
-            Err(failed) => {
-                self.metrics.loads_failed.inc();
-                tracing::warn!(cluster, collection = shown, ?tier, %failed, "mirror: not loaded");
-                collection.set(after_failure(&collection, tier, &failed));
+        let mut writer = Writer::load(objects, revision, tier, config.history);
+        writer.apply(since);
+        collection.set(State::Ready(Arc::clone(writer.store())));
+        self.log_loaded(&name, writer.store());
+        self.by_name.insert(name, Entry::Ready { collection, writer, filling: None });
+    }
+
+    /// Gives those collections their values that have come as far as these are. The feed has brought
+    /// everything up to `revision`.
+    pub(super) fn fill(&mut self, revision: i64, config: &Config) {
+        let mut filled = Vec::new();
+        for (name, entry) in &mut self.by_name {
+            let Entry::Ready { collection, writer, filling } = entry else { continue };
+            let loaded = filling
+                .as_mut()
+                .and_then(|filling| filling.loaded.take_if(|loaded| loaded.revision <= revision));
+            let Some(Loaded { revision, objects }) = loaded else { continue };
+            *filling = None;
+            // What has happened since may be more than is remembered.
+            let is_filled = writer.load_values(objects, revision).is_ok();
+            collection.end_filling((!is_filled).then(|| Instant::now() + REST));
+            if is_filled {
+                filled.push((name.clone(), Arc::clone(writer.store())));
             }
         }
+        if !filled.is_empty() {
+            filled.iter().for_each(|(name, store)| self.log_loaded(name, store));
+            self.make_room(config);
+        }
+    }
+
+    fn log_loaded(&self, name: &Bytes, store: &Store) {
+        self.metrics.loads.inc();
+        let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
+        let snapshot = store.snapshot();
+        let (tier, revision) = (snapshot.tier, snapshot.revision);
+        let keys = snapshot.objects.totals().count;
+        tracing::info!(cluster, collection, ?tier, keys, revision, "mirror: loaded");
     }
 
     /// Applies what happened to one collection.
@@ -200,10 +258,12 @@ impl Entries {
             };
             self.metrics.evictions.inc();
             match self.by_name.get_mut(&name) {
-                Some(Entry::Ready { writer, .. })
+                Some(Entry::Ready { collection, writer, .. })
                     if writer.store().snapshot().tier == Tier::Value =>
                 {
                     writer.drop_values();
+                    // Read again at once, they would be too many again.
+                    collection.end_filling(Some(Instant::now() + REST));
                 }
                 _ => self.rest(&name, "memory was short"),
             }
@@ -212,7 +272,7 @@ impl Entries {
 
     fn least_useful(&self, config: &Config) -> Option<Bytes> {
         let ready = self.by_name.iter().filter_map(|(name, entry)| match entry {
-            Entry::Ready { collection, writer } => {
+            Entry::Ready { collection, writer, .. } => {
                 let kept = config.pinned.contains(name);
                 let bare = writer.store().snapshot().tier == Tier::Index;
                 // What is not pinned first; among those, what has values; then the longest unread.
@@ -239,19 +299,27 @@ impl Entries {
     }
 }
 
+/// How long what could not be loaded is not tried again.
+fn pause(failed: &Failed) -> Duration {
+    match failed {
+        Failed::TooLarge => REST_TOO_LARGE,
+        Failed::Etcd(_) | Failed::Denied | Failed::Malformed => REST,
+    }
+}
+
 /// What becomes of a collection that could not be loaded.
 fn after_failure(collection: &Collection, tier: Tier, failed: &Failed) -> State {
+    let until = Instant::now() + pause(failed);
     match (failed, tier) {
         // Its keys may still find room.
         (Failed::TooLarge, Tier::Value) => {
-            collection.rest_values(Instant::now() + REST_TOO_LARGE);
+            collection.end_filling(Some(until));
             State::Cold
         }
         (Failed::TooLarge, Tier::Index) => {
-            let until = Instant::now() + REST_TOO_LARGE;
             State::Resting { until, why: "it is larger than mirror.memory leaves" }
         }
-        _ => State::Resting { until: Instant::now() + REST, why: "it could not be loaded" },
+        _ => State::Resting { until, why: "it could not be loaded" },
     }
 }
 
@@ -265,7 +333,10 @@ impl Entry {
     fn bytes(&self) -> usize {
         match self {
             Self::Loading { since_bytes, read, .. } => since_bytes + read.load(Relaxed),
-            Self::Ready { writer, .. } => writer.store().bytes(),
+            Self::Ready { writer, filling, .. } => {
+                let filling = filling.as_ref().map_or(0, |filling| filling.read.load(Relaxed));
+                writer.store().bytes() + filling
+            }
         }
     }
 
@@ -277,7 +348,7 @@ impl Entry {
                 since.extend(changes);
                 *since_bytes <= SINCE_MAX
             }
-            Self::Ready { collection, writer } => {
+            Self::Ready { collection, writer, .. } => {
                 writer.apply(changes);
                 collection.changed();
                 true

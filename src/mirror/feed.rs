@@ -240,6 +240,7 @@ impl Feed {
                 Some(order) = self.orders.recv() => self.on_order(order),
                 Some(loaded) = self.loaded.recv() => {
                     self.entries.on_loaded(loaded, &self.mirror.config());
+                    self.entries.fill(self.revision, &self.mirror.config());
                     None
                 }
                 Some(verified) = self.verified.recv() => {
@@ -334,6 +335,7 @@ impl Feed {
         }
         self.mirror.metrics.events.inc_by(batch.events.len() as u64);
         self.revision = self.revision.max(batch.revision().unwrap_or(0));
+        self.entries.fill(self.revision, &self.mirror.config());
         Ok(())
     }
 

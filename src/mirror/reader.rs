@@ -191,8 +191,10 @@ impl Mirror {
             loop {
                 match collection.state() {
                     State::Ready(store) if store.snapshot().tier >= tier => return Ok(()),
-                    State::Ready(_) => return Err(Pass::Tier),
-                    State::Loading => following.changed().await.map_err(|_| Pass::Cold)?,
+                    State::Ready(_) if !collection.is_filling() => return Err(Pass::Tier),
+                    State::Ready(_) | State::Loading => {
+                        following.changed().await.map_err(|_| Pass::Cold)?;
+                    }
                     State::Cold | State::Resting { .. } => return Err(Pass::Cold),
                 }
             }
@@ -412,5 +414,6 @@ mod tests {
         assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Tier));
         assert!(pods.begin_loading(Tier::Value, Instant::now()));
         assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Cold), "it takes too long");
+        assert_eq!(mirror.loaded(&pods, Tier::Index).await, Ok(()), "its keys are there");
     }
 }

@@ -169,6 +169,7 @@ impl Writer {
         self.next = Snapshot { revision, tier: Tier::Value, objects };
         self.store.history.write().set_tier(Tier::Value);
         self.publish();
+        self.store.past.lock().clear();
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod operator;
 use anyhow::{Result, ensure};
 use client::DEADLINE;
 use kv::{Kv, list};
+use seawall::etcd::proto::etcdserverpb::RangeRequest;
 use seawall_testkit::{Cluster, SeawallProcess, eventually};
 use std::{env, fs, path::PathBuf};
 
@@ -58,7 +59,7 @@ impl Stage {
 
     /// Waits until lists below this prefix are answered from memory.
     async fn warm(&self, prefix: &str) -> Result<()> {
-        warm(&self.seawall, prefix).await
+        warm(&self.seawall, &list(prefix)).await
     }
 }
 
@@ -90,13 +91,14 @@ async fn seawall_by(
         .await
 }
 
-async fn warm(seawall: &SeawallProcess, prefix: &str) -> Result<()> {
+/// Waits until this is answered from memory.
+async fn warm(seawall: &SeawallProcess, request: &RangeRequest) -> Result<()> {
     let kv = Kv::connect(seawall.address("main")?).await?;
     let answers = async || operator::metric(seawall.admin()?, "seawall_mirror_answers_total").await;
-    eventually(DEADLINE, "lists to be answered from memory", async || {
+    eventually(DEADLINE, "an answer from memory", async || {
         let before = answers().await?;
-        kv.range(&list(prefix)).await?.ok();
-        ensure!(answers().await? > before, "{prefix} is not");
+        let answer = kv.range(request).await?;
+        ensure!(answers().await? > before, "it came from etcd: {:?}", answer.err());
         Ok(())
     })
     .await

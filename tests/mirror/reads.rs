@@ -256,11 +256,13 @@ async fn answers_are_those_of_etcd_while_writers_run() -> Result<()> {
     let stage = Stage::start("").await?;
     let (ours, theirs) = (stage.through().await?, stage.direct().await?);
     fill(&theirs).await?;
-    stage.warm(PODS).await?;
     let mut writers = JoinSet::new();
     for (seed, kv) in [stage.direct().await?, stage.through().await?].into_iter().enumerate() {
         writers.spawn(churn(kv, StdRng::seed_from_u64(seed as u64)));
     }
+    // The keys first, to which the values come later.
+    warm(&stage.seawall, &count(PODS)).await?;
+    stage.warm(PODS).await?;
     let before = stage.answers().await?;
     let mut random = StdRng::seed_from_u64(3);
     let (requests, mut seen) = (newest(), 0);
@@ -401,7 +403,7 @@ async fn a_read_has_every_write_that_was_acknowledged_before() -> Result<()> {
     let another = seawall(&stage.etcd, &stage.etcd.endpoints(), "").await?;
     stage.direct().await?.put(COUNTERS, "").await?;
     stage.warm(COUNTERS).await?;
-    warm(&another, COUNTERS).await?;
+    warm(&another, &list(COUNTERS)).await?;
     let before = stage.answers().await?;
     let other = async || Kv::connect(another.address("main")?).await;
     let member = Kv::connect(stage.etcd.member(1).address()).await?;

@@ -101,6 +101,7 @@ async fn values_go_first_and_of_what_was_not_read_for_longest() {
     assert_eq!(tiers(), [value, value, value]);
     entries.make_room(&entries.all_but(1));
     assert_eq!(tiers(), [value, index, value]);
+    assert!(!old.begin_loading(Tier::Value, Instant::now()), "its values rest");
     entries.make_room(&entries.all_but(1));
     assert_eq!(tiers(), [value, index, index]);
     entries.make_room(&entries.all_but(1));
@@ -183,4 +184,35 @@ async fn a_load_that_misses_too_much_is_given_up() {
     assert_eq!(collection.state().as_str(), "loading");
     entries.apply(b"/busy", vec![put(13)]);
     assert_eq!((collection.state().as_str(), entries.held()), ("resting", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn values_come_to_keys_that_are_read_meanwhile() {
+    let (mut entries, config) = (entries(), config(ENOUGH));
+    let collection = entries.wait_for("/pods", Tier::Index);
+    entries.end("/pods", Ok(vec![object("/pods", 4, 0)]), &config);
+    let store = collection.store().expect("ready");
+    let want = |entries: &mut Entries| {
+        assert!(collection.begin_loading(Tier::Value, Instant::now()));
+        let load = AbortOnDropHandle::new(tokio::spawn(pending()));
+        entries.expect(Arc::clone(&collection), Tier::Value, Arc::default(), load);
+    };
+    want(&mut entries);
+    entries.end("/pods", Err(Failed::TooLarge), &config);
+    assert_eq!((tier(&collection), collection.is_filling()), (Some(Tier::Index), false));
+    advance(REST_TOO_LARGE).await;
+    want(&mut entries);
+    // Read at revision 10, where the feed is at 9.
+    entries.end("/pods", Ok(vec![object("/pods", 4, 1), object("/pods", 8, 1)]), &config);
+    entries.fill(9, &config);
+    assert_eq!((tier(&collection), keys(&collection)), (Some(Tier::Index), vec![4]));
+    for revision in [8, 11] {
+        // As the keys were read at revision 10, too, the first is passed over.
+        let change = Change { kind: Kind::Put, object: object("/pods", revision, 1) };
+        entries.apply(b"/pods", vec![change]);
+    }
+    entries.fill(11, &config);
+    assert_eq!((tier(&collection), keys(&collection)), (Some(Tier::Value), vec![11, 4, 8]));
+    assert!(Arc::ptr_eq(&store, &collection.store().expect("ready")), "who follows it can stay");
+    assert!(!collection.is_filling());
 }
