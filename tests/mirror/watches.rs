@@ -33,15 +33,12 @@ const PODS: &str = "/registry/pods/";
 /// One stream.
 struct Watching {
     call: Call,
-    /// Whose connection it is on.
-    _client: Client,
 }
 
 impl Watching {
     async fn open(stage: &Stage) -> Result<Self> {
         let client = Client::connect(stage.seawall.address("main")?).await?;
-        let call = client.call(Method::Watch.path(), &[]).await?;
-        Ok(Self { call, _client: client })
+        Ok(Self { call: client.call(Method::Watch.path(), &[]).await? })
     }
 
     fn send(&mut self, request: RequestUnion) -> Result<()> {
