@@ -31,9 +31,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        Self::connect_within(address, WINDOW).await
+    }
+
+    /// One that takes this many bytes before somebody reads them.
+    pub(crate) async fn connect_within(address: SocketAddr, window: u32) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Self::over(stream, "http").await
+        Self::over(stream, "http", window).await
     }
 
     pub(crate) async fn connect_tls(
@@ -44,15 +49,16 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = ServerName::from(address.ip());
-        Self::over(connector.connect(name, stream).await?, "https").await
+        Self::over(connector.connect(name, stream).await?, "https", WINDOW).await
     }
 
     async fn over(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         scheme: &'static str,
+        window: u32,
     ) -> Result<Self> {
         let mut builder = client::Builder::new();
-        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        builder.initial_window_size(window).initial_connection_window_size(window);
         let (requests, connection) = in_time("a handshake", builder.handshake(stream)).await??;
         Ok(Self { requests, scheme, driver: tokio::spawn(connection) })
     }

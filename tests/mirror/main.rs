@@ -3,6 +3,7 @@
 mod faults;
 mod kv;
 mod reads;
+mod twins;
 mod watches;
 
 // Each of the test programs that share them uses a part.

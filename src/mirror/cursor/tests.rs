@@ -14,6 +14,27 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
 
+#[test]
+fn who_keeps_up_is_told_of_each_revision_by_itself() {
+    let put = |number| (number, Some(b"v".to_vec()));
+    let model = Model::of(&[Txn::from([put(1), put(2)]), Txn::from([put(3)])]);
+    let mut writer = model.load(1, Tier::Value, LIMITS);
+    writer.apply(model.changes(2..=3));
+    let all = WatchCreateRequest {
+        key: b"\0".to_vec().into(),
+        range_end: b"\0".to_vec().into(),
+        ..WatchCreateRequest::default()
+    };
+    let mut watcher = Watcher::new(&all, 1);
+    let polled = writer.store().history(|history| watcher.poll(history, 9, usize::MAX));
+    let batch = polled.expect("remembered").expect("events");
+    assert_eq!((batch.revisions(), batch.revision), (2, 9));
+    assert_eq!(batch.clone().under(12).revision, 12);
+    let batches = batch.by_revision().into_iter();
+    let batches: Vec<_> = batches.map(|batch| (batch.revision, batch.events().len())).collect();
+    assert_eq!(batches, [(2, 2), (3, 1)]);
+}
+
 fn header(revision: i64) -> ResponseHeader {
     ResponseHeader { cluster_id: 7, member_id: u64::MAX, revision, raft_term: 2 }
 }

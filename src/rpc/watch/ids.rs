@@ -1,6 +1,6 @@
 //! Ids of the watchers of one stream, given out as etcd does.
 
-use crate::etcd::proto::etcdserverpb::WatchCreateRequest;
+use crate::etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// The watchers of one client's stream. Used where they may have several sources: each of them would
@@ -37,6 +37,23 @@ pub(super) struct Moving {
     pub(super) cluster: usize,
     /// Under the watcher's id, from the first revision on that was not delivered.
     pub(super) request: WatchCreateRequest,
+    /// The store that it is a watcher of, and a revision that this has had.
+    pub(super) seen: Seen,
+}
+
+/// A store of etcd's, and a revision that it has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) cluster_id: u64,
+    pub(super) revision: i64,
+}
+
+impl Seen {
+    /// Whether it is the store that now gives this header: one that was restored from a backup has
+    /// gone back, and what a watcher has seen of the other says nothing about it.
+    pub(super) fn is_in(&self, now: &ResponseHeader) -> bool {
+        self.cluster_id == now.cluster_id && self.revision <= now.revision
+    }
 }
 
 /// One watcher.
@@ -155,7 +172,19 @@ mod tests {
 
     fn moving(watch_id: i64) -> Moving {
         let request = WatchCreateRequest { watch_id, ..WatchCreateRequest::default() };
-        Moving { cluster: 0, request }
+        Moving { cluster: 0, request, seen: Seen { cluster_id: 7, revision: 9 } }
+    }
+
+    #[test]
+    fn another_store_is_none_to_go_on_in() {
+        let seen = Seen { cluster_id: 7, revision: 9 };
+        let header = |cluster_id, revision| ResponseHeader {
+            cluster_id,
+            revision,
+            ..ResponseHeader::default()
+        };
+        assert!(seen.is_in(&header(7, 9)) && seen.is_in(&header(7, 10)));
+        assert!(!seen.is_in(&header(7, 8)) && !seen.is_in(&header(8, 10)));
     }
 
     #[test]

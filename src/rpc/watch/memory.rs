@@ -6,7 +6,7 @@
 
 use super::{
     head::ALL,
-    ids::{Ids, Moving, Source},
+    ids::{Ids, Moving, Seen, Source},
     outlet::{Outlet, Turn},
     seat::Seat,
     upstreams::Event,
@@ -20,11 +20,13 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use h2::Reason;
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message as _;
 use std::{
     collections::{BTreeMap, HashMap},
+    future::poll_fn,
     sync::Arc,
     time::Duration,
 };
@@ -70,8 +72,6 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) orders: mpsc::Sender<Order>,
-    /// The store that the watchers are of; see [`Cluster::number`].
-    pub(super) store: u64,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -112,6 +112,8 @@ struct Changed {
 struct Followed {
     collection: Arc<Collection>,
     store: Arc<Store>,
+    /// The store at etcd, and how far it was followed.
+    seen: Seen,
     cursors: BTreeMap<i64, Cursor>,
 }
 
@@ -147,16 +149,16 @@ impl Drop for Counted {
 impl Memory {
     pub(super) fn start(desk: Desk) -> Self {
         let (orders, received) = mpsc::channel(ORDERS_QUEUED);
-        let store = desk.cluster.number();
         let keeper =
             Keeper { desk, followed: HashMap::new(), changes: FuturesUnordered::new(), lost: None };
         let task = tokio::spawn(keeper.run(received));
-        Self { orders, store, _task: AbortOnDropHandle::new(task) }
+        Self { orders, _task: AbortOnDropHandle::new(task) }
     }
 }
 
 impl Keeper {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let outlet = Arc::clone(&self.desk.outlet);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -167,6 +169,8 @@ impl Keeper {
                 },
                 Some(changed) = self.changes.next() => self.on_changed(changed).await,
                 _ = tick.tick() => self.on_tick().await,
+                // Only the last one to send something is told.
+                () = poll_fn(|cx| outlet.poll_gone(cx)) => Err(SendError::Reset(Reason::CANCEL)),
             };
             if sent.is_err() {
                 // Fails when the session has ended, which is what this is about.
@@ -187,6 +191,15 @@ impl Keeper {
     async fn create(&mut self, seat: Seat) -> Result<(), SendError> {
         let desk = &self.desk;
         desk.created(&seat).await?;
+        let name = seat.collection.name.clone();
+        let followed = self.followed.entry(name.clone()).or_insert_with(|| {
+            self.changes.push(next_change(name.clone(), seat.collection.follow()));
+            Followed::new(&seat)
+        });
+        if !Arc::ptr_eq(&followed.store, &seat.store) {
+            followed.leave(desk);
+            *followed = Followed::new(&seat);
+        }
         let cursor = Cursor {
             // As etcd has it: who asks for the past has not seen everything.
             synced: !(1..=seat.header.revision).contains(&seat.request.start_revision),
@@ -195,15 +208,6 @@ impl Keeper {
             watcher: seat.watcher,
             request: seat.request,
         };
-        let name = seat.collection.name.clone();
-        let followed = self.followed.entry(name.clone()).or_insert_with(|| {
-            self.changes.push(next_change(name.clone(), seat.collection.follow()));
-            Followed::new(Arc::clone(&seat.collection), Arc::clone(&seat.store))
-        });
-        if !Arc::ptr_eq(&followed.store, &seat.store) {
-            followed.leave(desk);
-            followed.store = seat.store;
-        }
         followed.cursors.insert(cursor.request.watch_id, cursor);
         // What has happened before it was followed.
         self.deliver(&name).await
@@ -294,8 +298,14 @@ impl Keeper {
 }
 
 impl Followed {
-    fn new(collection: Arc<Collection>, store: Arc<Store>) -> Self {
-        Self { collection, store, cursors: BTreeMap::new() }
+    fn new(seat: &Seat) -> Self {
+        let ResponseHeader { cluster_id, revision, .. } = seat.header;
+        Self {
+            collection: Arc::clone(&seat.collection),
+            store: Arc::clone(&seat.store),
+            seen: Seen { cluster_id, revision },
+            cursors: BTreeMap::new(),
+        }
     }
 
     /// Sends each watcher what it has not seen yet.
@@ -309,6 +319,7 @@ impl Followed {
         }
         // The feed tells of a change before it tells how far it is.
         let revision = reached.max(self.store.snapshot().revision);
+        self.seen.revision = revision;
         let mut behind = Vec::new();
         for (id, cursor) in &mut self.cursors {
             match cursor.deliver(&self.store, desk, revision).await {
@@ -321,7 +332,7 @@ impl Followed {
             }
         }
         for cursor in behind.into_iter().filter_map(|id| self.cursors.remove(&id)) {
-            cursor.leave(desk);
+            cursor.leave(desk, self.seen);
         }
         Ok(())
     }
@@ -341,7 +352,7 @@ impl Followed {
     /// Has all watchers go on at etcd.
     fn leave(&mut self, desk: &Desk) {
         for cursor in std::mem::take(&mut self.cursors).into_values() {
-            cursor.leave(desk);
+            cursor.leave(desk, self.seen);
         }
     }
 }
@@ -395,11 +406,11 @@ impl Cursor {
     }
 
     /// Has etcd go on with it.
-    fn leave(self, desk: &Desk) {
+    fn leave(self, desk: &Desk, seen: Seen) {
         let start_revision = self.watcher.next_revision();
         let request = WatchCreateRequest { start_revision, ..self.request };
         desk.mirror.metrics.watch_handovers.inc();
-        desk.ids.lock().leave(Moving { cluster: desk.index, request });
+        desk.ids.lock().leave(Moving { cluster: desk.index, request, seen });
         desk.moved.notify_one();
     }
 }

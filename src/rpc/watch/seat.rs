@@ -5,14 +5,17 @@ use crate::{
     etcd::{
         key_range::KeyRange,
         method::Method,
-        proto::etcdserverpb::{RangeRequest, ResponseHeader, WatchCreateRequest},
+        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, WatchCreateRequest},
     },
     mirror::{Collection, Mirror, Pass, Store, Tier, Watcher, is_whole},
     pipeline::{self, Manner, NotMirrored, Placed, Read, for_all, has_token},
-    rpc::{Context, range::MIRROR},
+    rpc::{Context, error::Error, range::MIRROR},
 };
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::HeaderMap;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A place in the history of a collection for a watcher that was asked for.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ async fn take(
 
 /// Waits until memory has come as far as etcd was after this call, and etcd has said that it still
 /// has `start_revision`, if that is one of the past.
-pub(super) async fn reached(
+async fn reached(
     context: &Context,
     placed: Placed<'_>,
     start_revision: i64,
@@ -91,6 +94,26 @@ pub(super) async fn reached(
     };
     let revision = mirror.reached(header.revision, header.cluster_id).await?;
     Ok((header, revision))
+}
+
+/// Those of these clusters whose memory has come as far as etcd was after this call.
+pub(super) async fn reached_of(context: &Context, clusters: Vec<usize>) -> Vec<usize> {
+    let asking = clusters.into_iter().map(async |cluster| {
+        let reached = reached(context, context.topology.at(cluster), 0);
+        timeout(WAIT_MAX, reached).await.ok()?.ok().map(|_| cluster)
+    });
+    join_all(asking).await.into_iter().flatten().collect()
+}
+
+/// What the cluster at an index says of its store now.
+pub(super) async fn store(context: &Context, cluster: usize) -> Result<ResponseHeader, Error> {
+    let key = Bytes::from_static(b"\0");
+    let request = RangeRequest { key, count_only: true, ..RangeRequest::default() };
+    let (worker, deadline) = (context.call.worker, Some(Instant::now() + WAIT_MAX));
+    let cluster = &context.topology.clusters[cluster];
+    let asking = cluster.ask(Method::Range, &request, HeaderMap::new(), worker, deadline);
+    let response: RangeResponse = asking.await?.map_err(Error::Etcd)?;
+    Ok(response.header.unwrap_or_default())
 }
 
 /// A read that asks for nothing but the newest revision.

@@ -27,7 +27,7 @@ use crate::{
     upstream::Exchange,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::{
     Message as _,
@@ -70,11 +70,11 @@ pub(super) struct Session<'c> {
 /// Ready --create, or a cluster's first request--> Opening --opened--> Creating --created--> Ready
 ///   |                                                ^ `--cannot be opened: refused--> Ready
 ///   `--may be served from memory--> Asking --it is not-'
-///                                      `--it is--> Creating
+///   `--a watcher leaves memory-------^ `--it is--> Creating
 /// ```
 enum Step<'c> {
     Ready,
-    /// Memory, which has to reach what etcd has reached.
+    /// Memory, which has to reach what etcd has reached; or etcd, whether it is still the same.
     Asking(BoxFuture<'c, Asked>),
     /// The stream to a cluster, and what is to be sent first.
     Opening(Request, BoxFuture<'c, Result<Exchange, crate::upstream::Error>>),
@@ -89,12 +89,14 @@ enum Done {
     Opened(Request, Result<Exchange, crate::upstream::Error>),
 }
 
-/// A request that memory may answer.
+/// What was asked before the next step.
 enum Asked {
     /// A watcher, its place in memory if there is one, and what etcd gets to read otherwise.
     Create(Request, Option<Box<Seat>>),
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
+    /// A watcher that left memory, and what etcd says of its store now.
+    GoOn(Moving, Result<ResponseHeader, Error>),
 }
 
 /// What etcd says to a client that chooses an id twice.
@@ -137,9 +139,11 @@ impl<'c> Session<'c> {
             let moving =
                 self.ids.as_ref().filter(|_| ready).and_then(|ids| ids.lock().continue_next());
             if let Some(moving) = moving {
-                if let Err(end) = self.go_on(moving).await {
-                    return end;
-                }
+                let context = self.context;
+                self.step = Step::Asking(Box::pin(async move {
+                    let store = seat::store(context, moving.cluster).await;
+                    Asked::GoOn(moving, store)
+                }));
                 continue;
             }
             let step = tokio::select! {
@@ -238,13 +242,8 @@ impl<'c> Session<'c> {
         if !memories.is_empty() {
             let context = self.context;
             self.step = Step::Asking(Box::pin(async move {
-                let asking = memories
-                    .iter()
-                    .map(|&cluster| seat::reached(context, context.topology.at(cluster), 0));
                 // Where it cannot be found out, there is no answer, as there may be none at etcd.
-                let reached = join_all(asking).await;
-                let answering = memories.into_iter().zip(reached);
-                Asked::Progress(answering.filter(|(_, r)| r.is_ok()).map(|(c, _)| c).collect())
+                Asked::Progress(seat::reached_of(context, memories).await)
             }));
         }
         Ok(())
@@ -293,14 +292,29 @@ impl<'c> Session<'c> {
     }
 
     /// Has a watcher that left memory created at etcd. The client does not hear of it.
-    async fn go_on(&mut self, Moving { cluster, request }: Moving) -> Result<(), End> {
-        let store = self.memories.get(&cluster).map(|memory| memory.store);
-        if store != Some(self.context.topology.clusters[cluster].number()) {
-            // It has seen revisions of another store.
-            return Err(stopped());
+    async fn go_on(
+        &mut self,
+        Moving { cluster, request, seen }: Moving,
+        store: Result<ResponseHeader, Error>,
+    ) -> Result<(), End> {
+        match store {
+            Ok(header) if seen.is_in(&header) => {
+                let request_union = Some(RequestUnion::CreateRequest(request));
+                let framed = grpc::encode(&WatchRequest { request_union });
+                self.send(Request { cluster, framed, creates: true }).await
+            }
+            Ok(_) => Err(stopped()),
+            Err(error) => self.not_opened(cluster, &error).await,
         }
-        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
-        self.send(Request { cluster, framed: grpc::encode(&request), creates: true }).await
+    }
+
+    /// etcd cannot be asked for a watcher.
+    async fn not_opened(&mut self, cluster: usize, error: &Error) -> Result<(), End> {
+        // With one cluster there is nothing that a stream could be good for without it.
+        if self.context.topology.is_single() {
+            return Err(ended(error));
+        }
+        self.refuse(cluster, status::of(error).message().to_owned()).await
     }
 
     /// Has the memory of a cluster do something.
@@ -353,6 +367,7 @@ impl<'c> Session<'c> {
                 self.order(request.cluster, Order::Create(seat)).await;
                 Ok(())
             }
+            Done::Asked(Asked::GoOn(moving, store)) => self.go_on(moving, store).await,
             Done::Asked(Asked::Progress(clusters)) => {
                 for cluster in clusters {
                     self.order(cluster, Order::Progress).await;
@@ -382,14 +397,8 @@ impl<'c> Session<'c> {
                 self.upstreams.insert(cluster, upstream);
                 self.send(request).await
             }
-            // With one cluster there is nothing that a stream could be good for without it.
-            Err(error) if self.context.topology.is_single() || !request.creates => {
-                Err(ended(&error.into()))
-            }
-            Err(error) => {
-                let status = status::of(&error.into());
-                self.refuse(cluster, status.message().to_owned()).await
-            }
+            Err(error) if !request.creates => Err(ended(&error.into())),
+            Err(error) => self.not_opened(cluster, &error.into()).await,
         }
     }
 
@@ -414,7 +423,11 @@ impl<'c> Session<'c> {
 
     /// Whether something goes on for the stream without this cluster.
     fn has_other_clusters(&self, lost: usize) -> bool {
-        let mut clusters = self.upstreams.keys().chain(self.memories.keys());
+        let is_live = |cluster: &&usize| {
+            let ids = self.ids.as_ref();
+            ids.is_some_and(|ids| !ids.lock().live(Source::Memory(**cluster)).is_empty())
+        };
+        let mut clusters = self.upstreams.keys().chain(self.memories.keys().filter(is_live));
         clusters.any(|&cluster| cluster != lost)
     }
 
