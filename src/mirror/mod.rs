@@ -10,6 +10,7 @@ mod config;
 mod cursor;
 mod entries;
 mod feed;
+mod following;
 mod history;
 mod load;
 mod metrics;

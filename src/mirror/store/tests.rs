@@ -128,3 +128,24 @@ fn a_history_is_bounded_by_bytes() {
     let (bytes, events) = writer.store().history(|history| (history.bytes(), history.len()));
     assert!(bytes <= 2000 && events > 2, "{events} events of {bytes} bytes");
 }
+
+#[test]
+fn states_of_the_past_are_made_once_and_not_kept_for_long() {
+    let model = puts(&[1; 20]);
+    let mut writer = model.load(2, Tier::Value, Limits { events: 10, ..LIMITS });
+    writer.apply(model.changes(3..=12));
+    let store = Arc::clone(writer.store());
+    let at = |revision| store.at(revision).expect("remembered");
+    let kept = |revision| store.past.lock().iter().any(|past| past.revision == revision);
+    let first = at(5);
+    assert!(Arc::ptr_eq(&first, &at(5)) && holds(&first, model.state(5)));
+    (6..6 + PAST_MAX as i64).for_each(|revision| drop(at(revision)));
+    assert!(!kept(5) && kept(6) && store.past.lock().len() == PAST_MAX);
+    // What is not remembered any more is not kept, nor values that were given up.
+    writer.apply(model.changes(13..=17));
+    assert!(!kept(6) && kept(9));
+    assert!(store.at(6).is_err());
+    writer.drop_values();
+    assert!(store.past.lock().is_empty());
+    assert_eq!(at(9).tier, Tier::Index);
+}
