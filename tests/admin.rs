@@ -266,15 +266,14 @@ async fn a_collection_in_memory_is_shown_and_switched_off_by_itself() -> Result<
     let seawall = start(&denying(&cluster, "collection.yaml", "")?).await?;
     let mut client = Client::connect([seawall.endpoint()?], None).await?;
     client.put("/registry/pods/default/a", "a", None).await?;
-    // Loaded with the first list, and read with the second.
-    for _ in 0..2 {
-        client.get("/registry/pods/", Some(GetOptions::new().with_prefix())).await?;
-    }
     let pods = async || {
         let mut mirror = shown(&seawall, "/mirror").await?;
         Ok::<_, anyhow::Error>(mirror["clusters"]["main"]["collections"][0].take())
     };
     eventually(DEADLINE, "the collection to be ready", async || {
+        // Loaded with the first list after the feed is followed, and read with the next.
+        let list = Some(GetOptions::new().with_prefix());
+        client.clone().get("/registry/pods/", list).await?;
         let pods = pods().await?;
         ensure!((&pods["state"], &pods["tier"]) == (&json!("ready"), &json!("values")), "{pods}");
         ensure!((&pods["keys"], &pods["why"]) == (&json!(1), &Value::Null), "{pods}");

@@ -188,7 +188,7 @@ impl Collection {
     }
 
     /// Notes that it is of use.
-    pub fn touch(&self) {
+    pub(super) fn touch(&self) {
         self.used.store(self.began.elapsed().as_millis() as u64, Relaxed);
     }
 

@@ -62,8 +62,10 @@ struct Filling {
 /// What a load has come to.
 #[derive(Debug)]
 pub(super) struct Ended {
-    pub(super) name: Bytes,
-    pub(super) loaded: Result<Loaded, Failed>,
+    name: Bytes,
+    /// Which load it was, as the entry knows it: another may have begun since.
+    read: Arc<AtomicUsize>,
+    loaded: Result<Loaded, Failed>,
 }
 
 /// Bytes of events that are remembered for a collection while it is loaded.
@@ -108,7 +110,7 @@ impl Entries {
         let load = tokio::spawn(async move {
             let loaded = source.load(&name, tier, room, &reading).await;
             // Fails when the feed has ended, and all that it held with it.
-            let _ = ended.send(Ended { name, loaded }).await;
+            let _ = ended.send(Ended { name, read: reading, loaded }).await;
         });
         self.expect(collection, tier, read, AbortOnDropHandle::new(load));
     }
@@ -135,16 +137,19 @@ impl Entries {
         let others = self.by_name.iter().filter(|(other, _)| *other != name);
         let kept = others.filter(|(other, entry)| match entry {
             Entry::Loading { .. } => true,
-            Entry::Ready { collection, .. } => {
-                collection.idle() < IN_USE || config.pinned.contains(other)
-            }
+            Entry::Ready { .. } => self.is_in_use(other, config),
         });
         let kept: usize = kept.map(|(_, entry)| entry.bytes()).sum();
         (config.memory_bytes as usize).saturating_sub(kept)
     }
 
     /// Takes what was loaded over, if it is still wanted; values wait for [`Self::fill`].
-    pub(super) fn on_loaded(&mut self, Ended { name, loaded }: Ended, config: &Config) {
+    pub(super) fn on_loaded(&mut self, Ended { name, read, loaded }: Ended, config: &Config) {
+        let entry = self.by_name.get(&name);
+        if !entry.and_then(Entry::load).is_some_and(|load| Arc::ptr_eq(load, &read)) {
+            // It was given up meanwhile.
+            return;
+        }
         let failed = match (self.by_name.get_mut(&name), loaded) {
             (Some(Entry::Ready { filling: Some(filling), .. }), Ok(loaded)) => {
                 filling.loaded = Some(loaded);
@@ -155,7 +160,6 @@ impl Entries {
                 return self.make_room(config);
             }
             (_, Err(failed)) => failed,
-            // It was given up meanwhile.
             (_, Ok(_)) => return,
         };
         match self.by_name.get_mut(&name) {
@@ -250,12 +254,10 @@ impl Entries {
     }
 
     /// Gives up values, then collections, of those that were not read for the longest time, until
-    /// the rest is within the budget; then loads, the largest first.
+    /// the rest is within the budget; loads before what was read lately.
     pub(super) fn make_room(&mut self, config: &Config) {
         while self.held() > config.memory_bytes as usize {
-            let Some(name) = self.least_useful(config).or_else(|| self.largest_load()) else {
-                return;
-            };
+            let Some(name) = self.dispensable(config) else { return };
             self.metrics.evictions.inc();
             match self.by_name.get_mut(&name) {
                 Some(Entry::Ready { collection, writer, .. })
@@ -265,9 +267,25 @@ impl Entries {
                     // Read again at once, they would be too many again.
                     collection.end_filling(Some(Instant::now() + REST));
                 }
+                Some(Entry::Ready { collection, filling: filling @ Some(_), .. }) => {
+                    *filling = None;
+                    collection.end_filling(Some(Instant::now() + REST));
+                }
                 _ => self.rest(&name, "memory was short"),
             }
         }
+    }
+
+    /// What goes first: what nobody has read lately, then what is only being loaded, then the rest.
+    fn dispensable(&self, config: &Config) -> Option<Bytes> {
+        let least = self.least_useful(config);
+        let unused = least.as_ref().filter(|name| !self.is_in_use(name, config)).cloned();
+        unused.or_else(|| self.largest_load()).or(least)
+    }
+
+    fn is_in_use(&self, name: &Bytes, config: &Config) -> bool {
+        let read = |entry: &Entry| entry.collection().idle() < IN_USE;
+        config.pinned.contains(name) || self.by_name.get(name).is_some_and(read)
     }
 
     fn least_useful(&self, config: &Config) -> Option<Bytes> {
@@ -284,7 +302,8 @@ impl Entries {
     }
 
     fn largest_load(&self) -> Option<Bytes> {
-        let largest = self.by_name.iter().max_by_key(|(_, entry)| entry.bytes());
+        let loads = self.by_name.iter().filter(|(_, entry)| entry.load().is_some());
+        let largest = loads.max_by_key(|(_, entry)| entry.bytes());
         largest.map(|(name, _)| name.clone())
     }
 
@@ -303,7 +322,7 @@ impl Entries {
 fn pause(failed: &Failed) -> Duration {
     match failed {
         Failed::TooLarge => REST_TOO_LARGE,
-        Failed::Etcd(_) | Failed::Denied | Failed::Malformed => REST,
+        Failed::Etcd(_) | Failed::Denied | Failed::Silent | Failed::Malformed => REST,
     }
 }
 
@@ -324,6 +343,14 @@ fn after_failure(collection: &Collection, tier: Tier, failed: &Failed) -> State 
 }
 
 impl Entry {
+    /// The load that is under way for it.
+    fn load(&self) -> Option<&Arc<AtomicUsize>> {
+        match self {
+            Self::Loading { read, .. } => Some(read),
+            Self::Ready { filling, .. } => filling.as_ref().map(|filling| &filling.read),
+        }
+    }
+
     fn collection(&self) -> &Arc<Collection> {
         match self {
             Self::Loading { collection, .. } | Self::Ready { collection, .. } => collection,

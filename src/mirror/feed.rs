@@ -14,10 +14,12 @@ use super::{
 use crate::{
     admission::{Gate, Mode, Place, Protection},
     etcd::{key_range::KeyRange, proto::etcdserverpb::WatchCreateRequest, wire::Malformed},
+    grpc::ReadError,
     paging::Splits,
     upstream::{Answer, CONTROL, Cluster, is_about_permission},
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use std::{
     collections::HashMap,
     mem,
@@ -26,22 +28,15 @@ use std::{
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 /// What readers and those who verify ask of the feed.
 #[derive(Debug)]
 pub(super) enum Order {
-    Load {
-        collection: Arc<Collection>,
-        tier: Tier,
-    },
-    Drop {
-        collection: Arc<Collection>,
-    },
-    /// etcd seems to have another store than is followed.
-    Look,
+    Load { collection: Arc<Collection>, tier: Tier },
+    Drop { collection: Arc<Collection> },
 }
 
 /// A mirror, whose feed ends when this is dropped.
@@ -87,6 +82,9 @@ const RESPONSE_BYTES_MAX: usize = 1 << 30;
 /// Between looks at what has no event of its own.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A member that takes longer to open a watch is left for another.
+const OPEN_MAX: Duration = Duration::from_secs(5);
+
 /// Before a lost feed is opened again, and before permission is asked for again.
 const PAUSE: Duration = Duration::from_millis(500);
 const DENIED: Duration = Duration::from_secs(60);
@@ -129,6 +127,7 @@ pub fn start(
 
 impl Drop for Feed {
     fn drop(&mut self) {
+        self.mirror.metrics.live.set(0);
         self.mirror.set_position(Position::default());
     }
 }
@@ -187,10 +186,14 @@ impl Feed {
         if self.protection.mirror() == Mode::Off {
             return Ended::Off;
         }
+        let mirror = Arc::clone(&self.mirror);
+        // What was seen before is looked at now.
+        let _ = mirror.look.notified().now_or_never();
         let resumes = self.last;
-        let mut answer = match self.open().await {
-            Ok(answer) => answer,
-            Err(ended) => return ended,
+        let mut answer = match timeout(OPEN_MAX, self.open()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(ended)) => return ended,
+            Err(_) => return Ended::Lost("etcd does not answer".into()),
         };
         let mut following = Following::new(resumes, self.revision);
         let mut denied = Box::pin(denied(self.source.clone()));
@@ -201,9 +204,13 @@ impl Feed {
                 message = answer.body.message(RESPONSE_BYTES_MAX) => match message {
                     Ok(Some(message)) => self.on_response(&message.payload(), &mut following),
                     Ok(None) => Some(end_of(&mut answer).await),
+                    Err(ReadError::TooLarge { .. }) => Some(Ended::Gap("too much came at once")),
                     Err(error) => Some(Ended::Lost(error.to_string())),
                 },
-                Some(order) = self.orders.recv() => self.on_order(order),
+                Some(order) = self.orders.recv() => {
+                    self.on_order(order);
+                    None
+                }
                 Some(loaded) = self.loaded.recv() => {
                     self.entries.on_loaded(loaded, &self.mirror.config());
                     self.entries.fill(self.revision, &self.mirror.config());
@@ -214,6 +221,10 @@ impl Feed {
                     None
                 }
                 _ = tick.tick() => self.on_tick(&mut following),
+                // Opening the watch anew compares the stores.
+                () = mirror.look.notified() => {
+                    Some(Ended::Lost("etcd answers as another store would".into()))
+                }
                 ended = &mut denied => Some(ended),
             };
             if let Some(ended) = ended {
@@ -313,17 +324,19 @@ impl Feed {
         self.position(true);
     }
 
-    fn on_order(&mut self, order: Order) -> Option<Ended> {
+    fn on_order(&mut self, order: Order) {
         match order {
+            // Switched off after it was ordered.
+            Order::Load { collection, .. } if collection.is_off() => {
+                self.entries.forget(&collection);
+            }
             Order::Load { collection, tier } => {
-                let source = self.source_of(self.source.upgrade()?);
+                let Some(cluster) = self.source.upgrade() else { return };
+                let source = self.source_of(cluster);
                 self.entries.begin_load(collection, tier, source, &self.mirror.config());
             }
             Order::Drop { collection } => self.entries.forget(&collection),
-            // Opening the watch anew compares the stores.
-            Order::Look => return Some(Ended::Lost("etcd answers as another store would".into())),
         }
-        None
     }
 
     fn source_of(&self, cluster: Arc<Cluster>) -> Source {
@@ -348,7 +361,7 @@ impl Feed {
         self.entries.observe();
         self.mirror.metrics.revision.set(self.revision);
         for name in &config.pinned {
-            if let Ok(collection) = self.mirror.collection(&KeyRange::single(name.clone())) {
+            if let Ok(collection) = self.mirror.collection(&KeyRange::single(name.clone()), true) {
                 self.mirror.want(&collection, Tier::Value);
             }
         }

@@ -11,7 +11,7 @@ use crate::{
 use bytes::Bytes;
 use http::HeaderMap;
 use std::{mem, sync::Weak, time::Duration};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Why the feed does not go on.
 #[derive(Debug, Clone)]
@@ -42,6 +42,10 @@ const LOOK: Duration = Duration::from_secs(2);
 /// etcd is known to be further for so long, and nothing comes.
 const STALLED: Duration = Duration::from_secs(5);
 
+/// A watch that catches up with the past may take etcd so long. Nothing is answered meanwhile, and
+/// loading everything anew would cost etcd more.
+const RESUMED: Duration = Duration::from_secs(30);
+
 impl Following {
     pub(super) fn new(resumes: Option<Last>, revision: i64) -> Self {
         Self { resumes, well: Instant::now(), revision }
@@ -53,7 +57,8 @@ impl Following {
         if self.resumes.is_none() && (moves || newest <= revision) {
             self.well = Instant::now();
         }
-        if self.well.elapsed() < STALLED {
+        let patience = if self.resumes.is_some() { RESUMED } else { STALLED };
+        if self.well.elapsed() < patience {
             return None;
         }
         Some(match self.resumes {
@@ -80,7 +85,8 @@ pub(super) async fn denied(source: Weak<Cluster>) -> Ended {
     loop {
         sleep(LOOK).await;
         let Some(cluster) = source.upgrade() else { return Ended::Gone };
-        if let Err(denied @ Ended::Denied(_)) = newest(&cluster).await {
+        // One that does not answer says nothing about permission.
+        if let Ok(Err(denied @ Ended::Denied(_))) = timeout(LOOK, newest(&cluster)).await {
             return denied;
         }
     }
@@ -127,7 +133,7 @@ mod tests {
     async fn begins_anew_when_what_it_knew_does_not_come_again() {
         let mut following = following(Some(Last::default()));
         assert!(following.check(3, 3).is_none());
-        advance(STALLED).await;
+        advance(RESUMED).await;
         assert!(matches!(following.check(3, 3), Some(Ended::Gap(_))));
     }
 }

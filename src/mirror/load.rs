@@ -20,7 +20,9 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
+use tokio::time::timeout;
 
 /// What a load needs of the cluster it loads from.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub(super) enum Failed {
     Denied,
     #[error("larger than the memory that is left")]
     TooLarge,
+    #[error("etcd does not answer")]
+    Silent,
     #[error("malformed answer")]
     Malformed,
 }
@@ -66,6 +70,9 @@ impl From<wire::Malformed> for Failed {
         Self::Malformed
     }
 }
+
+/// A page that takes longer does not come.
+const PAGE_MAX: Duration = Duration::from_secs(30);
 
 impl Source {
     /// Reads all of a collection, at most `bytes_max` of memory; `bytes` tells how much it is so far.
@@ -119,22 +126,28 @@ impl Source {
             let plan = Plan::default();
             let entering = self.protection.enter(&self.gate, &subject, &plan, None);
             let permit = entering.await.map_err(|_| Failed::Denied)?;
-            let Some(page) = pages.next().await else { return Ok(at) };
+            let next = timeout(PAGE_MAX, pages.next()).await;
+            let Some(page) = next.map_err(|_| Failed::Silent)? else { return Ok(at) };
             drop(permit);
             let page = page?;
             if at == 0 {
                 let header = ResponseHeader::decode(page.header.clone());
                 at = header.map_err(|_| Failed::Malformed)?.revision;
             }
-            take(&page, each)?;
+            take(&page, keys_only, each)?;
         }
     }
 }
 
-fn take(page: &Page, each: &mut impl FnMut(Object) -> Result<(), Failed>) -> Result<(), Failed> {
+fn take(
+    page: &Page,
+    keys_only: bool,
+    each: &mut impl FnMut(Object) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let parse = if keys_only { Object::parse_key } else { Object::parse };
     for run in &page.kvs {
         for field in wire::fields(run) {
-            each(Object::parse(field?.value.bytes())?)?;
+            each(parse(field?.value.bytes())?)?;
         }
     }
     Ok(())

@@ -26,8 +26,10 @@ pub struct Object {
     key: Range<u32>,
     /// The whole field of the value; empty if the value is, or is not held.
     value: Range<u32>,
-    /// Bytes of the value, whether it is held or not.
+    /// Bytes of the value, whether it is held or not, as far as that is known.
     value_bytes: u32,
+    /// Whether the value is here.
+    held: bool,
     pub create_revision: i64,
     pub mod_revision: i64,
     pub version: i64,
@@ -64,6 +66,7 @@ impl Object {
             key: 0..0,
             value: 0..0,
             value_bytes: 0,
+            held: true,
             create_revision: 0,
             mod_revision: 0,
             version: 0,
@@ -88,6 +91,15 @@ impl Object {
         Ok(object)
     }
 
+    /// The same for what etcd answers to `keys_only`, which does not tell whether there is a value.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::parse`].
+    pub fn parse_key(kv: &[u8]) -> Result<Self, Malformed> {
+        Ok(Self { held: false, ..Self::parse(kv)? })
+    }
+
     pub fn key(&self) -> &[u8] {
         self.slice(&self.key)
     }
@@ -100,7 +112,7 @@ impl Object {
 
     /// Whether it has its value, and not only knows how long that is.
     pub fn holds_value(&self) -> bool {
-        self.value_bytes == 0 || !self.value.is_empty()
+        self.held
     }
 
     /// Bytes of the value, whether it is held or not.
@@ -158,6 +170,7 @@ impl Object {
             field: field.into_boxed_slice(),
             key: self.key.start - moved..self.key.end - moved,
             value: 0..0,
+            held: self.held && self.value_bytes == 0,
             ..*self
         }
     }
@@ -236,6 +249,14 @@ mod tests {
 
     fn object_length() -> usize {
         response(key_value(&[b'v'; 200])).len()
+    }
+
+    #[test]
+    fn what_came_without_its_value_does_not_claim_to_have_an_empty_one() {
+        let bytes = key_value(b"").encode_to_vec();
+        let object = Object::parse_key(&bytes).expect("a key-value");
+        assert_eq!((object.key(), object.value()), (&b"/k"[..], None));
+        assert!(!object.without_value().holds_value());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -27,6 +27,8 @@ pub struct Mirror {
     /// How far the feed is.
     position: watch::Sender<Position>,
     orders: mpsc::Sender<Order>,
+    /// etcd seems to have another store than is followed.
+    pub(super) look: Notify,
     pub metrics: Metrics,
 }
 
@@ -94,6 +96,7 @@ impl Mirror {
             collections: RwLock::default(),
             position: watch::Sender::default(),
             orders,
+            look: Notify::new(),
             metrics,
         }
     }
@@ -119,8 +122,17 @@ impl Mirror {
         });
     }
 
-    /// The collection that holds all keys of a range; nothing is loaded for it yet.
-    pub fn collection(&self, keys: &KeyRange) -> Result<Arc<Collection>, Pass> {
+    /// The collection that holds all keys of a range; nothing is loaded for it yet. One that is not
+    /// known yet comes into being only where that is worth it: any key may look as if it had one.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn collection(
+        &self,
+        keys: &KeyRange,
+        worth_loading: bool,
+    ) -> Result<Arc<Collection>, Pass> {
         let name = Place::of(keys).collection;
         if !is_inside(keys, &name) {
             return Err(Pass::Keys);
@@ -128,8 +140,14 @@ impl Mirror {
         if let Some(collection) = self.collections.read().get(&name) {
             return Ok(Arc::clone(collection));
         }
+        if !worth_loading {
+            return Err(Pass::Cold);
+        }
         let mut collections = self.collections.write();
-        if collections.len() >= COLLECTIONS_MAX && !collections.contains_key(&name) {
+        if collections.len() >= COLLECTIONS_MAX {
+            collections.retain(|_, known| known.is_off() || !matches!(known.state(), State::Cold));
+        }
+        if collections.len() >= COLLECTIONS_MAX {
             return Err(Pass::Cold);
         }
         // Not a slice of somebody's request.
@@ -185,7 +203,16 @@ impl Mirror {
     /// # Errors
     ///
     /// When it is not being loaded, or takes too long.
-    pub async fn loaded(&self, collection: &Collection, tier: Tier) -> Result<(), Pass> {
+    pub async fn loaded(
+        &self,
+        collection: &Collection,
+        tier: Tier,
+        deadline: Option<Instant>,
+    ) -> Result<(), Pass> {
+        // Who waits in vain needs the rest of its time for etcd.
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()) / 2);
+        let wait_max = left.map_or(LOAD_MAX, |left| left.min(LOAD_MAX));
+        let mut positions = self.position.subscribe();
         let mut following = collection.follow();
         let loaded = async {
             loop {
@@ -199,7 +226,10 @@ impl Mirror {
                 }
             }
         };
-        timeout(LOAD_MAX, loaded).await.unwrap_or(Err(Pass::Cold))
+        tokio::select! {
+            loaded = timeout(wait_max, loaded) => loaded.unwrap_or(Err(Pass::Cold)),
+            _ = positions.wait_for(|position| !position.live) => Err(Pass::Behind),
+        }
     }
 
     /// Has a collection loaded. That the feed has more to do than it can remember is no reason to
@@ -229,7 +259,7 @@ impl Mirror {
         let same = header.cluster_id == before.cluster_id && header.revision >= before.revision;
         if !same && before.live {
             // The feed looks for itself, and drops what is of another store.
-            let _ = self.orders.try_send(Order::Look);
+            self.look.notify_one();
         }
         same
     }
@@ -296,6 +326,7 @@ pub(super) fn below(name: &Bytes) -> KeyRange {
 mod tests {
     use super::*;
     use crate::mirror::{Families, Limits};
+    use futures_util::FutureExt;
     use std::future::Future;
     use tokio::time::advance;
 
@@ -359,17 +390,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_header_of_another_store_has_the_feed_look() {
-        let (mirror, mut orders) = mirror();
+        let (mirror, _orders) = mirror();
         let header = |cluster_id, revision| ResponseHeader {
             cluster_id,
             revision,
             ..ResponseHeader::default()
         };
         assert!(mirror.is_of(&header(7, 3), at(3)));
-        assert!(orders.try_recv().is_err());
+        assert!(mirror.look.notified().now_or_never().is_none());
         for another in [header(8, 3), header(7, 2)] {
             assert!(!mirror.is_of(&another, at(3)));
-            assert!(matches!(orders.try_recv(), Ok(Order::Look)));
+            assert!(mirror.look.notified().now_or_never().is_some());
         }
     }
 
@@ -377,7 +408,7 @@ mod tests {
     async fn a_collection_is_wanted_once_and_only_of_a_feed_that_hears() {
         let (mirror, mut orders) = mirror();
         let keys = |name: &'static str| KeyRange::prefix(Bytes::from_static(name.as_bytes()));
-        let pods = mirror.collection(&keys("/registry/pods/")).expect("a collection");
+        let pods = mirror.collection(&keys("/registry/pods/"), true).expect("a collection");
         assert!(matches!(mirror.store(&pods, Tier::Index, true), Err(Pass::Behind)));
         mirror.set_position(at(3));
         assert!(matches!(mirror.store(&pods, Tier::Index, false), Err(Pass::Cold)));
@@ -389,9 +420,9 @@ mod tests {
         assert!(orders.try_recv().is_err());
         // With its hands full, the feed is not asked, and the collection is as before.
         for name in ["/registry/a/", "/registry/b/"] {
-            mirror.want(&mirror.collection(&keys(name)).expect("a collection"), Tier::Index);
+            mirror.want(&mirror.collection(&keys(name), true).expect("a collection"), Tier::Index);
         }
-        let nodes = mirror.collection(&keys("/registry/nodes/")).expect("a collection");
+        let nodes = mirror.collection(&keys("/registry/nodes/"), true).expect("a collection");
         mirror.want(&nodes, Tier::Index);
         assert_eq!(nodes.state().as_str(), "cold");
     }
@@ -399,21 +430,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_load_hears_of_its_end() {
         let (mirror, _orders) = mirror();
+        mirror.set_position(at(3));
         let pods = Arc::new(Collection::new(Bytes::from_static(b"/registry/pods")));
-        assert_eq!(mirror.loaded(&pods, Tier::Index).await, Err(Pass::Cold));
+        assert_eq!(mirror.loaded(&pods, Tier::Index, None).await, Err(Pass::Cold));
         pods.begin_loading(Tier::Index, Instant::now());
         let waiting = {
             let (mirror, pods) = (Arc::clone(&mirror), Arc::clone(&pods));
-            tokio::spawn(async move { mirror.loaded(&pods, Tier::Index).await })
+            tokio::spawn(async move { mirror.loaded(&pods, Tier::Index, None).await })
         };
         tokio::task::yield_now().await;
         let limits = Limits { events: 1, bytes: 1 << 10 };
         let writer = crate::mirror::Writer::load([], 3, Tier::Index, limits);
         pods.set(State::Ready(Arc::clone(writer.store())));
         assert_eq!(waiting.await.expect("it does not panic"), Ok(()));
-        assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Tier));
+        assert_eq!(mirror.loaded(&pods, Tier::Value, None).await, Err(Pass::Tier));
         assert!(pods.begin_loading(Tier::Value, Instant::now()));
-        assert_eq!(mirror.loaded(&pods, Tier::Value).await, Err(Pass::Cold), "it takes too long");
-        assert_eq!(mirror.loaded(&pods, Tier::Index).await, Ok(()), "its keys are there");
+        assert_eq!(
+            mirror.loaded(&pods, Tier::Value, None).await,
+            Err(Pass::Cold),
+            "it takes too long"
+        );
+        assert_eq!(mirror.loaded(&pods, Tier::Index, None).await, Ok(()), "its keys are there");
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     grpc::{self, Message},
     mirror::{Collection, Found, Mirror, Pass, Snapshot, Store, Tier, answers},
 };
+use http::HeaderName;
 use prost::Message as _;
 use std::sync::Arc;
 use tokio::task::yield_now;
@@ -38,6 +39,9 @@ impl From<Pass> for NotMirrored {
     }
 }
 
+/// What a member without a leader answers by itself is refused to clients that send this.
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+
 /// Bytes that are handed to the connection at once.
 const CHUNK: usize = 64 << 10;
 
@@ -49,6 +53,7 @@ impl Read {
     /// When etcd has to be asked, or has refused already.
     pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
         if !self.reads.protection.recalls(&self.plan) {
+            mirror.metrics.pass(Pass::Off);
             return Err(Pass::Off.into());
         }
         let answer = match self.reads.protection.mirror() {
@@ -80,7 +85,7 @@ impl Read {
         let collection = self.collection(mirror)?;
         match self.held(mirror, &collection) {
             Err(Pass::Cold | Pass::Tier) if self.is_worth_loading() => {
-                mirror.loaded(&collection, self.tier()).await?;
+                mirror.loaded(&collection, self.tier(), self.deadline).await?;
             }
             held => drop(held?),
         }
@@ -112,11 +117,12 @@ impl Read {
             || check && !mirror.config().consistency_checks
             || self.is_named()
             || !self.is_understood()
+            || self.request.serializable && self.outbound.headers.contains_key(HAS_LEADER)
         {
             return Err(Pass::Off);
         }
         let keys = KeyRange::of(self.request.key.clone(), self.request.range_end.clone());
-        mirror.collection(&keys)
+        mirror.collection(&keys, self.is_worth_loading())
     }
 
     async fn recall_newest(
@@ -156,7 +162,7 @@ impl Read {
     fn find(&self, snapshot: &Snapshot) -> Result<Found, Pass> {
         let found = Found::of(snapshot, &self.request).ok_or(Pass::Tier)?;
         // etcd 3.7 leaves them out.
-        let differs = self.cluster.streams_ranges() && found.shows_leases_of_keys();
+        let differs = self.cluster.may_stream_ranges() && found.shows_leases_of_keys();
         if differs { Err(Pass::Tier) } else { Ok(found) }
     }
 
@@ -179,6 +185,19 @@ impl Read {
         revision: i64,
     ) -> Result<ResponseHeader, NotMirrored> {
         let before = mirror.position();
+        let header = self.header_at(revision).await?;
+        if !mirror.is_of(&header, before) {
+            return Err(Pass::Behind.into());
+        }
+        Ok(header)
+    }
+
+    /// The header of a read of `revision` that is sent after this call; others share it.
+    ///
+    /// # Errors
+    ///
+    /// When etcd refuses the revision, or does not answer.
+    pub async fn header_at(&self, revision: i64) -> Result<ResponseHeader, NotMirrored> {
         let flown = Arc::new(self.at_one_key(revision)).share().await;
         let whole = match flown {
             Ok(whole) => whole,
@@ -195,11 +214,7 @@ impl Read {
         };
         let message = Message::from_framed(pieces.concat().into());
         let response = RangeResponse::decode(message.payload()).unwrap_or_default();
-        let header = response.header.ok_or(Pass::Behind)?;
-        if !mirror.is_of(&header, before) {
-            return Err(Pass::Behind.into());
-        }
-        Ok(header)
+        Ok(response.header.ok_or(Pass::Behind)?)
     }
 }
 

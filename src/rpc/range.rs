@@ -5,6 +5,7 @@ use crate::{
     admission::{Cost, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
+    mirror::Pass,
     paging::{Pages, Stopped, stream_chunk, stream_end},
     pipeline::{self, Failure, Gone, Manner, NotMirrored, Placed, Read, Responder, Whole},
     upstream,
@@ -106,7 +107,12 @@ impl Asked<'_> {
     /// Answers from memory; gives the responder back where that cannot be.
     async fn recall(&self, request: &RangeRequest, mut responder: Responder) -> Option<Responder> {
         let call = &self.context.call;
+        let streams = call.method == Some(Method::RangeStream);
+        if streams && refusal(self.subject.shape, request).is_some() {
+            return Some(responder);
+        }
         if call.overrides.as_deref() == Some(MIRROR) {
+            self.placed.mirror().metrics.pass(Pass::Off);
             return Some(responder);
         }
         let read = self.read(request.clone());
@@ -114,7 +120,6 @@ impl Asked<'_> {
         let Ok(recalled) = responder.unless_gone(self.in_time(recalling)).await else {
             return None;
         };
-        let streams = call.method == Some(Method::RangeStream);
         match recalled {
             None => {
                 responder.status(&status::of(&Error::Upstream(upstream::Error::Deadline)));
@@ -124,9 +129,6 @@ impl Asked<'_> {
             Some(Err(NotMirrored::Refused(refusal))) => {
                 responder.status(&refusal);
                 None
-            }
-            Some(Ok(_)) if streams && refusal(self.subject.shape, request).is_some() => {
-                Some(responder)
             }
             Some(Ok(mirrored)) => {
                 if let Some(account) = responder.record.account() {

@@ -239,11 +239,12 @@ impl Cluster {
 
     /// Whether every member has `RangeStream`: one that has not said its version yet may be old.
     pub fn streams_ranges(&self) -> bool {
-        let streams = |status: &StatusResponse| {
-            let mut numbers = status.version.split('.').map(|part| part.parse().unwrap_or(0));
-            (numbers.next(), numbers.next()) >= (Some(3), Some(7))
-        };
         self.identity.read().statuses.iter().all(|status| status.as_ref().is_some_and(streams))
+    }
+
+    /// Whether some member has `RangeStream`, or may have it as far as is known.
+    pub fn may_stream_ranges(&self) -> bool {
+        self.identity.read().statuses.iter().any(|status| status.as_ref().is_none_or(streams))
     }
 
     /// The fullest member's database in percent of its quota, which is `quota` for those that do not
@@ -328,6 +329,12 @@ impl Cluster {
         identity.asked = Some(asked);
         self.timeline.record(asked.0, asked.1, header.revision);
     }
+}
+
+/// Whether a member is an etcd 3.7 or later.
+fn streams(status: &StatusResponse) -> bool {
+    let mut numbers = status.version.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(3), Some(7))
 }
 
 /// A status that etcd gave at once instead of an answer, and that another member may not give.

@@ -45,7 +45,8 @@ impl Entries {
     fn end(&mut self, name: &'static str, loaded: Result<Vec<Object>, Failed>, config: &Config) {
         let name = Bytes::from_static(name.as_bytes());
         let loaded = loaded.map(|objects| Loaded { revision: 10, objects });
-        self.on_loaded(Ended { name, loaded }, config);
+        let read = self.by_name.get(&name).and_then(Entry::load).cloned().unwrap_or_default();
+        self.on_loaded(Ended { name, read, loaded }, config);
     }
 
     /// Holds one object of this size.
@@ -132,7 +133,7 @@ async fn only_what_nobody_reads_makes_room_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_counts_and_is_given_up_last() {
+async fn a_load_counts_and_is_given_up_after_what_nobody_reads() {
     let mut entries = entries();
     let held = entries.hold("/held", 1000);
     let loading = Arc::new(Collection::new(Bytes::from_static(b"/loading")));
@@ -143,6 +144,7 @@ async fn a_load_counts_and_is_given_up_last() {
     let before = entries.held();
     read.store(700, Relaxed);
     assert_eq!(entries.held(), before + 700);
+    advance(IN_USE).await;
     entries.make_room(&config(700));
     assert_eq!((tier(&held), loading.state().as_str()), (None, "loading"));
     entries.make_room(&config(699));
@@ -150,6 +152,32 @@ async fn a_load_counts_and_is_given_up_last() {
     // It has come too late.
     entries.end("/loading", Ok(vec![]), &config(ENOUGH));
     assert!(loading.store().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_is_given_up_before_what_is_read() {
+    let mut entries = entries();
+    let held = entries.hold("/held", 1000);
+    let before = entries.held();
+    let loading = entries.wait_for("/loading", Tier::Value);
+    let put = Change { kind: Kind::Put, object: object("/loading", 11, 100) };
+    entries.apply(b"/loading", vec![put]);
+    assert!(entries.held() > before);
+    entries.make_room(&config(before));
+    assert_eq!((tier(&held), loading.state().as_str()), (Some(Tier::Value), "resting"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_an_earlier_load_is_not_taken_for_a_later_one() {
+    let mut entries = entries();
+    entries.wait_for("/pods", Tier::Index);
+    let read = entries.by_name[&b"/pods"[..]].load().cloned().expect("a load");
+    entries.forget_all();
+    let collection = entries.wait_for("/pods", Tier::Value);
+    let loaded = Ok(Loaded { revision: 10, objects: vec![object("/pods", 4, 0)] });
+    let name = Bytes::from_static(b"/pods");
+    entries.on_loaded(Ended { name, read, loaded }, &config(ENOUGH));
+    assert_eq!(collection.state().as_str(), "loading");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,9 @@
 use super::*;
+use crate::etcd::proto::{etcdserverpb::WatchCreateRequest, mvccpb::KeyValue};
 use crate::mirror::model::{LIMITS, Model, State, Txn, object, txns};
+use crate::mirror::{Behind, Watcher};
 use proptest::prelude::*;
+use prost::Message;
 
 fn holds(snapshot: &Snapshot, state: &State) -> bool {
     let expected = state.values().map(|kv| held(object(kv), snapshot.tier));
@@ -148,4 +151,31 @@ fn states_of_the_past_are_made_once_and_not_kept_for_long() {
     writer.drop_values();
     assert!(store.past.lock().is_empty());
     assert_eq!(at(9).tier, Tier::Index);
+}
+
+#[test]
+fn keys_that_were_read_without_values_never_pass_for_objects_with_empty_ones() {
+    let kv = |mod_revision, value: &'static [u8]| KeyValue {
+        key: "/k".into(),
+        create_revision: 2,
+        mod_revision,
+        value: value.into(),
+        ..KeyValue::default()
+    };
+    let bare = Object::parse_key(&kv(2, b"").encode_to_vec()).expect("a key-value");
+    let new = object(&kv(5, b"new"));
+    let mut writer = Writer::load([bare], 2, Tier::Index, LIMITS);
+    writer.apply([Change { kind: Kind::Put, object: new.clone() }]);
+    writer.load_values([new], 5).expect("remembered");
+    let store = writer.store();
+    assert_eq!(store.snapshot().tier, Tier::Value);
+    assert_eq!(store.at(3).expect("remembered").tier, Tier::Index);
+    let request = WatchCreateRequest {
+        key: "/k".into(),
+        start_revision: 3,
+        prev_kv: true,
+        ..WatchCreateRequest::default()
+    };
+    let polled = store.history(|history| Watcher::new(&request, 5).poll(history, 5, usize::MAX));
+    assert_eq!(polled, Err(Behind::PrevNotHeld { revision: 5 }));
 }

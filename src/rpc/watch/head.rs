@@ -13,6 +13,7 @@ pub(super) struct Head {
     pub(super) created: bool,
     pub(super) canceled: bool,
     pub(super) compact_revision: i64,
+    pub(super) has_events: bool,
 }
 
 /// Numbers of the fields of `WatchResponse`.
@@ -34,7 +35,10 @@ impl Head {
                 CREATED => head.created = field.value.varint() != 0,
                 CANCELED => head.canceled = field.value.varint() != 0,
                 COMPACT_REVISION => head.compact_revision = field.value.varint() as i64,
-                EVENTS => break,
+                EVENTS => {
+                    head.has_events = true;
+                    break;
+                }
                 _ => {}
             }
         }
@@ -43,7 +47,7 @@ impl Head {
 
     /// An answer to a progress request, which is about all watchers of its stream.
     pub(super) fn is_progress_of_all(&self) -> bool {
-        self.watch_id == ALL && !self.created && !self.canceled
+        self.watch_id == ALL && !self.created && !self.canceled && !self.has_events
     }
 }
 

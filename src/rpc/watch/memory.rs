@@ -290,7 +290,6 @@ impl Keeper {
         // Places move on, so that one that goes to etcd does not ask for what is long compacted.
         self.deliver_all().await?;
         for followed in self.followed.values_mut().filter(|followed| !followed.cursors.is_empty()) {
-            followed.collection.touch();
             if position.live {
                 followed.tell_progress(&self.desk, position.revision).await?;
             }

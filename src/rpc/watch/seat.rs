@@ -5,17 +5,15 @@ use crate::{
     etcd::{
         key_range::KeyRange,
         method::Method,
-        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, WatchCreateRequest},
+        proto::etcdserverpb::{RangeRequest, ResponseHeader, WatchCreateRequest},
     },
     mirror::{Collection, Mirror, Pass, Store, Tier, Watcher, is_whole},
     pipeline::{self, Manner, NotMirrored, Placed, Read, for_all, has_token},
-    rpc::{Context, error::Error, range::MIRROR},
+    rpc::{Context, range::MIRROR},
 };
-use bytes::Bytes;
 use futures_util::future::join_all;
-use http::HeaderMap;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// A place in the history of a collection for a watcher that was asked for.
 #[derive(Debug)]
@@ -56,16 +54,19 @@ async fn take(
     placed: Placed<'_>,
     request: WatchCreateRequest,
 ) -> Result<Seat, Pass> {
+    if context.edge.protection.mirror() != Mode::Enforce {
+        return Err(Pass::Off);
+    }
     let mirror = placed.mirror();
     let keys = KeyRange::for_watch(request.key.clone(), request.range_end.clone());
     if request.start_revision < 0 || keys.is_empty() {
         return Err(Pass::Keys);
     }
-    let collection = mirror.collection(&keys)?;
+    let collection = mirror.collection(&keys, !request.range_end.is_empty())?;
     // Values before an event are those that the collection itself held.
     let tier = if request.prev_kv { Tier::Value } else { Tier::Index };
     if mirror.store(&collection, tier, is_whole(&keys, &collection.name)).is_err() {
-        mirror.loaded(&collection, tier).await?;
+        mirror.loaded(&collection, tier, None).await?;
     }
     let (header, revision) = reached(context, placed, request.start_revision).await?;
     let store = mirror.store(&collection, tier, false)?;
@@ -105,15 +106,11 @@ pub(super) async fn reached_of(context: &Context, clusters: Vec<usize>) -> Vec<u
     join_all(asking).await.into_iter().flatten().collect()
 }
 
-/// What the cluster at an index says of its store now.
-pub(super) async fn store(context: &Context, cluster: usize) -> Result<ResponseHeader, Error> {
-    let key = Bytes::from_static(b"\0");
-    let request = RangeRequest { key, count_only: true, ..RangeRequest::default() };
-    let (worker, deadline) = (context.call.worker, Some(Instant::now() + WAIT_MAX));
-    let cluster = &context.topology.clusters[cluster];
-    let asking = cluster.ask(Method::Range, &request, HeaderMap::new(), worker, deadline);
-    let response: RangeResponse = asking.await?.map_err(Error::Etcd)?;
-    Ok(response.header.unwrap_or_default())
+/// What the cluster at an index says of its store now. Watchers that leave together share the read.
+pub(super) async fn store(context: &Context, cluster: usize) -> Result<ResponseHeader, Pass> {
+    let asking = newest(context, context.topology.at(cluster));
+    let header = timeout(WAIT_MAX, asking.header_at(0)).await;
+    header.map_err(|_| Pass::Behind)?.map_err(|_| Pass::Behind)
 }
 
 /// A read that asks for nothing but the newest revision.

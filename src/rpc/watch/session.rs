@@ -22,6 +22,7 @@ use crate::{
         wire,
     },
     grpc::{self, Incoming, Message, ReadError},
+    mirror::Pass,
     pipeline::{self, Manner, Placed, Responder},
     rpc::{Context, error::Error, merge, status},
     upstream::Exchange,
@@ -33,7 +34,11 @@ use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},
 };
-use std::{collections::HashMap, future::poll_fn, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::{poll_fn, ready},
+    sync::Arc,
+};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -60,6 +65,8 @@ pub(super) struct Session<'c> {
     moved: Arc<Notify>,
     /// A request that no later one may overtake.
     step: Step<'c>,
+    /// A watcher has moved on, and a request may have waited for that.
+    owes_a_request: bool,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
 }
@@ -96,7 +103,7 @@ enum Asked {
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
     /// A watcher that left memory, and what etcd says of its store now.
-    GoOn(Moving, Result<ResponseHeader, Error>),
+    GoOn(Moving, Result<ResponseHeader, Pass>),
 }
 
 /// What etcd says to a client that chooses an id twice.
@@ -124,6 +131,7 @@ impl<'c> Session<'c> {
             ids: several.then(Arc::default),
             moved: Arc::default(),
             step: Step::Ready,
+            owes_a_request: false,
             events,
             sender,
         }
@@ -135,9 +143,11 @@ impl<'c> Session<'c> {
         let outlet = Arc::clone(&self.outlet);
         let mut open = true;
         loop {
-            let ready = matches!(self.step, Step::Ready);
-            let moving =
-                self.ids.as_ref().filter(|_| ready).and_then(|ids| ids.lock().continue_next());
+            let is_ready = matches!(self.step, Step::Ready);
+            // Watchers that move on do not hold the client's requests up.
+            let owes = is_ready && std::mem::take(&mut self.owes_a_request);
+            let moves = self.ids.as_ref().filter(|_| is_ready && !owes);
+            let moving = moves.and_then(|ids| ids.lock().continue_next());
             if let Some(moving) = moving {
                 let context = self.context;
                 self.step = Step::Asking(Box::pin(async move {
@@ -147,11 +157,12 @@ impl<'c> Session<'c> {
                 continue;
             }
             let step = tokio::select! {
+                biased;
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 done = done(&mut self.step) => self.on_done(done).await,
                 () = self.moved.notified() => Ok(()),
                 () = poll_fn(|cx| outlet.poll_gone(cx)) => Err(End::Gone),
-                request = incoming.message(max), if open && ready => match request {
+                request = incoming.message(max), if open && is_ready => match request {
                     Ok(Some(message)) => self.on_request(&message).await,
                     Ok(None) => {
                         open = false;
@@ -160,6 +171,7 @@ impl<'c> Session<'c> {
                     Err(ReadError::Broken(_)) => Err(End::Gone),
                     Err(error) => Err(ended(&error.into())),
                 },
+                () = ready(()), if owes => Ok(()),
             };
             if let Err(end) = step {
                 return end;
@@ -295,16 +307,17 @@ impl<'c> Session<'c> {
     async fn go_on(
         &mut self,
         Moving { cluster, request, seen }: Moving,
-        store: Result<ResponseHeader, Error>,
+        store: Result<ResponseHeader, Pass>,
     ) -> Result<(), End> {
+        self.owes_a_request = true;
         match store {
             Ok(header) if seen.is_in(&header) => {
                 let request_union = Some(RequestUnion::CreateRequest(request));
                 let framed = grpc::encode(&WatchRequest { request_union });
                 self.send(Request { cluster, framed, creates: true }).await
             }
-            Ok(_) => Err(stopped()),
-            Err(error) => self.not_opened(cluster, &error).await,
+            // Another store, or one that cannot be asked: clients open their watchers anew, and find out.
+            Ok(_) | Err(_) => Err(stopped()),
         }
     }
 
