@@ -13,6 +13,7 @@ use super::{
 use crate::{
     admission::{Kind, Plan, Shape},
     etcd::{
+        errors,
         key_range::KeyRange,
         method::Method,
         proto::etcdserverpb::{
@@ -315,6 +316,9 @@ impl<'c> Session<'c> {
                 let request_union = Some(RequestUnion::CreateRequest(request));
                 let framed = grpc::encode(&WatchRequest { request_union });
                 self.send(Request { cluster, framed, creates: true }).await
+            }
+            Err(_) if !self.context.topology.is_single() => {
+                self.refuse(cluster, errors::SERVER_STOPPED.1.to_owned()).await
             }
             // Another store, or one that cannot be asked: clients open their watchers anew, and find out.
             Ok(_) | Err(_) => Err(stopped()),
