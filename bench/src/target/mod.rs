@@ -207,18 +207,26 @@ impl Running {
         }
     }
 
-    /// Lists all objects there may be: those who list wait until the answer can be kept.
+    /// Lists all objects there may be until they are in memory.
     async fn remembers(&self) -> Result<()> {
-        let connection = Connection::open(self.address).await?;
-        for objects in [Objects::Of2KiB, Objects::Of10KiB] {
-            let request = RangeRequest {
-                key: objects.prefix().into(),
-                range_end: objects.range_end().into(),
-                limit: 0,
-            };
-            connection.call::<RangeScan>(etcd::RANGE, &request).await?;
-        }
-        Ok(())
+        let Some(Peer::Seawall(seawall)) = &self.peer else { return Ok(()) };
+        let all = [Objects::Of2KiB, Objects::Of10KiB];
+        eventually(START_DEADLINE, "all objects to be in memory", async || {
+            let connection = Connection::open(self.address).await?;
+            for objects in all {
+                let request = RangeRequest {
+                    key: objects.prefix().into(),
+                    range_end: objects.range_end().into(),
+                    limit: 0,
+                };
+                connection.call::<RangeScan>(etcd::RANGE, &request).await?;
+            }
+            let log = seawall.log();
+            let loaded = log.iter().filter(|line| line.message() == "mirror: loaded").count();
+            ensure!(loaded >= all.len(), "{loaded} collections are");
+            Ok(())
+        })
+        .await
     }
 
     async fn serves(&self) -> Result<()> {
