@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +29,7 @@ type Etcd struct {
 	*process
 	// URL is its client URL.
 	URL  string
+	peer string
 	args []string
 }
 
@@ -59,7 +61,7 @@ func startEtcd(t testing.TB, extra ...string) *Etcd {
 
 func newEtcd(t testing.TB, dir string, extra []string) *Etcd {
 	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
-	return &Etcd{URL: client, args: append([]string{
+	return &Etcd{URL: client, peer: peer, args: append([]string{
 		"--name", "member",
 		"--data-dir", dir,
 		"--listen-client-urls", client,
@@ -94,9 +96,29 @@ func (e *Etcd) start() error {
 			}
 			return resp.StatusCode == http.StatusOK, resp.Body.Close()
 		})
+	if err == nil {
+		err = e.isItself()
+	}
 	if err != nil {
 		e.kill()
 		return fmt.Errorf("etcd did not become healthy: %w", err)
+	}
+	return nil
+}
+
+// isItself reports an error if another server took the port first and answers in its place.
+func (e *Etcd) isItself() error {
+	resp, err := http.Post(e.URL+"/v3/cluster/member/list", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	members, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(members), e.peer) {
+		return fmt.Errorf("another etcd answers at %s: %s", e.URL, members)
 	}
 	return nil
 }
@@ -227,8 +249,16 @@ func freeAddress(t testing.TB) string {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	return listener.Addr().String()
+	address := listener.Addr().String()
+	// The system may give out again what no server listens at yet.
+	if _, given := givenAddresses.LoadOrStore(address, true); given {
+		return freeAddress(t)
+	}
+	return address
 }
+
+// givenAddresses are those that this process has given to servers.
+var givenAddresses sync.Map
 
 // repository is the root of Seawall's repository, two levels above this module.
 func repository() string {
