@@ -133,7 +133,7 @@ impl Mirror {
         keys: &KeyRange,
         worth_loading: bool,
     ) -> Result<Arc<Collection>, Pass> {
-        let name = Place::of(keys).collection;
+        let name = keys.start.slice(..Place::collection_of(&keys.start).len());
         if !is_inside(keys, &name) {
             return Err(Pass::Keys);
         }

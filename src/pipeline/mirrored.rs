@@ -52,10 +52,6 @@ impl Read {
     ///
     /// When etcd has to be asked, or has refused already.
     pub async fn mirrored(&self, mirror: &Mirror) -> Result<Mirrored, NotMirrored> {
-        if !self.reads.protection.recalls(&self.plan) {
-            mirror.metrics.pass(Pass::Off);
-            return Err(Pass::Off.into());
-        }
         let answer = match self.reads.protection.mirror() {
             Mode::Observe => return Err(self.observed(mirror).into()),
             _ => self.recall(mirror).await,

@@ -111,7 +111,8 @@ impl Asked<'_> {
         if streams && refusal(self.subject.shape, request).is_some() {
             return Some(responder);
         }
-        if call.overrides.as_deref() == Some(MIRROR) {
+        let recalls = self.context.edge.protection.recalls(&self.plan);
+        if !recalls || call.overrides.as_deref() == Some(MIRROR) {
             self.placed.mirror().metrics.pass(Pass::Off);
             return Some(responder);
         }
