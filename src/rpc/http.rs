@@ -76,7 +76,7 @@ pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes>
         "/livez" => checks(asker, &[Check::SerializableRead], query).await,
         "/livez/serializable_read" => checks(asker, &[Check::SerializableRead], query).await,
         "/readyz" => checks(asker, &Check::READY, query).await,
-        "/version" => version(edge),
+        "/version" => version(asker).await,
         "/metrics" => page(StatusCode::OK, OPENMETRICS, (edge.metrics_page.0)()),
         _ => match path.strip_prefix("/readyz/").and_then(Check::named) {
             Some(check) => checks(asker, &[check], query).await,
@@ -115,17 +115,31 @@ async fn unhealthy(asker: &Asker<'_>, query: &str) -> Option<String> {
     read(asker, serializable).await.err().map(|error| format!("{kind} ERROR:{error}"))
 }
 
-/// The version that holds for every key, and what etcd calls the cluster's: the release line.
-fn version(edge: &Edge) -> Response<Bytes> {
-    let Some(server) = lowest_version(&edge.topology()) else {
-        let text = "no member of the default etcd cluster has told its version yet\n";
-        return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into());
+/// The version that holds for every key, and what etcd calls the cluster's: the release line. A
+/// member is asked when none has told yet, as right after the start.
+async fn version(asker: &Asker<'_>) -> Response<Bytes> {
+    let topology = asker.edge.topology();
+    let mut statuses: Vec<_> =
+        topology.default().cluster.identity().statuses.into_iter().flatten().collect();
+    let server = match lowest_version(&topology) {
+        Some(server) => server,
+        None => match status(asker).await {
+            Ok(status) => {
+                let version = status.version.clone();
+                statuses.push(status);
+                version
+            }
+            Err(reason) => {
+                let text =
+                    format!("no member of the default etcd cluster tells its version: {reason}\n");
+                return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text);
+            }
+        },
     };
     let mut numbers = server.split('.');
     let line = (numbers.next().unwrap_or("0"), numbers.next().unwrap_or("0"));
     let cluster = format!("{}.{}.0", line.0, line.1);
-    let statuses = edge.topology().default().cluster.identity().statuses;
-    let storage = statuses.into_iter().flatten().map(|status| status.storage_version);
+    let storage = statuses.into_iter().map(|status| status.storage_version);
     let storage = storage.filter(|version| !version.is_empty()).min();
     let storage = storage.map(|version| format!(",\"storage\":{}", json!(version)));
     let storage = storage.unwrap_or_default();
@@ -216,10 +230,13 @@ async fn read(asker: &Asker<'_>, serializable: bool) -> Result<(), String> {
 /// Names of the alarms that are raised. `Status` tells them without a round of consensus, unlike
 /// `Alarm`.
 async fn alarms(asker: &Asker<'_>) -> Result<Vec<String>, String> {
-    let asked = asker.ask::<StatusResponse>(Method::Status, &StatusRequest {}).await?;
-    let status = asked.map_err(|status| status.message().to_owned())?;
     let name = |error: &String| Some(error.split_once("alarm:")?.1.trim().to_owned());
-    Ok(status.errors.iter().filter_map(name).collect())
+    Ok(status(asker).await?.errors.iter().filter_map(name).collect())
+}
+
+async fn status(asker: &Asker<'_>) -> Result<StatusResponse, String> {
+    let asked = asker.ask::<StatusResponse>(Method::Status, &StatusRequest {}).await?;
+    asked.map_err(|status| status.message().to_owned())
 }
 
 /// Asks the default cluster from one data thread.
