@@ -15,7 +15,8 @@ use crate::{
     admission::{Mode, Protection},
     etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, SendError},
-    mirror::{Batch, Behind, Collection, Mirror, Store, Watcher},
+    mirror::{Batch, Behind, Collection, EventMessage, Mirror, Store, Watcher},
+    pipeline::{Patience, Stalled},
     upstream::Cluster,
 };
 use bytes::Bytes;
@@ -36,6 +37,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
 
 /// Orders of the session that wait for the task; the session waits when it is full.
 const ORDERS_QUEUED: usize = 16;
@@ -240,7 +242,9 @@ impl Keeper {
         let header = Some(desk.header(known.max(desk.mirror.position().revision)));
         let canceled =
             WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() };
-        desk.outlet.turn().await.send(grpc::encode(&canceled)).await
+        desk.outlet.turn().await.send(grpc::encode(&canceled)).await?;
+        desk.answered().await;
+        Ok(())
     }
 
     /// Says how far all watchers are. As at etcd, there is no answer while one of them waits for a
@@ -448,9 +452,14 @@ impl Desk {
         self.ids.lock().created(watch_id, Source::Memory(self.index));
         turn.send(grpc::encode(&response)).await?;
         drop(turn);
-        // Fails when the session has ended, and this task is about to.
-        let _ = self.events.send(Event::Created).await;
+        self.answered().await;
         Ok(())
+    }
+
+    /// Lets the session go on with the next request.
+    async fn answered(&self) {
+        // Fails when the session has ended, and this task is about to.
+        let _ = self.events.send(Event::Answered).await;
     }
 
     /// Sends all responses of a batch, with nothing between them.
@@ -458,9 +467,20 @@ impl Desk {
         self.mirror.metrics.watch_events.inc_by(batch.events().len() as u64);
         let header = self.header(batch.revision).encode_to_vec();
         let mut turn = self.outlet.turn().await;
-        for mut message in batch.messages(&header, watch_id) {
+        let mut patience = Patience::new(&self.protection);
+        let messages = batch.messages(&header, watch_id);
+        let mut left: usize = messages.iter().map(EventMessage::length).sum();
+        for mut message in messages {
             while let Some(chunk) = message.next_chunk(CHUNK) {
-                turn.send(chunk).await?;
+                let length = chunk.len();
+                match patience.send(left, turn.send(chunk)).await {
+                    Ok(sent) => sent?,
+                    Err(Stalled) => {
+                        turn.reset(Stalled::REASON, Code::ResourceExhausted);
+                        return Err(SendError::Reset(Stalled::REASON));
+                    }
+                }
+                left -= length;
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::{
     End,
     head::ALL,
-    ids::{Ids, Moving, Source},
+    ids::{Continued, Ids, Moving, Source},
     memory::{Desk, Memory, Order},
     outlet::Outlet,
     seat::{self, Seat},
@@ -41,7 +41,7 @@ use std::{
     sync::Arc,
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
 use tonic::{Code, Status};
@@ -66,6 +66,8 @@ pub(super) struct Session<'c> {
     moved: Arc<Notify>,
     /// A request that no later one may overtake.
     step: Step<'c>,
+    /// The turn of the watcher that is being created at etcd in order to go on there.
+    entry: Option<OwnedSemaphorePermit>,
     /// A watcher has moved on, and a request may have waited for that.
     owes_a_request: bool,
     events: mpsc::Receiver<Event>,
@@ -75,10 +77,11 @@ pub(super) struct Session<'c> {
 /// What the next request waits for.
 ///
 /// ```text
-/// Ready --create, or a cluster's first request--> Opening --opened--> Creating --created--> Ready
+/// Ready --create, or a cluster's first request--> Opening --opened--> Waiting --answered--> Ready
 ///   |                                                ^ `--cannot be opened: refused--> Ready
-///   `--may be served from memory--> Asking --it is not-'
-///   `--a watcher leaves memory-------^ `--it is--> Creating
+///   |--may be served from memory--> Asking --it is not-'
+///   |--a watcher leaves memory-------^ `--it is--> Waiting
+///   `--a watcher in memory is cancelled-------------^
 /// ```
 enum Step<'c> {
     Ready,
@@ -86,9 +89,9 @@ enum Step<'c> {
     Asking(BoxFuture<'c, Asked>),
     /// The stream to a cluster, and what is to be sent first.
     Opening(Request, BoxFuture<'c, Result<Exchange, crate::upstream::Error>>),
-    /// The answer of this source to a create request. Answers come in the order of requests, which
-    /// only etcd itself can see to within one stream.
-    Creating(Source),
+    /// The answer of this source to a create request, or of memory to a cancel request. Answers come
+    /// in the order of requests, which only etcd itself can see to within one stream.
+    Waiting(Source),
 }
 
 /// What was waited for elsewhere.
@@ -103,8 +106,8 @@ enum Asked {
     Create(Request, Option<Box<Seat>>),
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
-    /// A watcher that left memory, and what etcd says of its store now.
-    GoOn(Moving, Result<ResponseHeader, Pass>),
+    /// A watcher that left memory, what etcd says of its store now, and its turn to go there.
+    GoOn(Moving, Result<ResponseHeader, Pass>, Option<OwnedSemaphorePermit>),
 }
 
 /// What etcd says to a client that chooses an id twice.
@@ -132,6 +135,7 @@ impl<'c> Session<'c> {
             ids: several.then(Arc::default),
             moved: Arc::default(),
             step: Step::Ready,
+            entry: None,
             owes_a_request: false,
             events,
             sender,
@@ -152,8 +156,9 @@ impl<'c> Session<'c> {
             if let Some(moving) = moving {
                 let context = self.context;
                 self.step = Step::Asking(Box::pin(async move {
+                    let entry = context.topology.at(moving.cluster).mirror().entry().await;
                     let store = seat::store(context, moving.cluster).await;
-                    Asked::GoOn(moving, store)
+                    Asked::GoOn(moving, store, entry)
                 }));
                 continue;
             }
@@ -233,6 +238,8 @@ impl<'c> Session<'c> {
                 self.send(Request { cluster, framed: message.framed(), creates: false }).await
             }
             Source::Memory(cluster) | Source::Moving(cluster) => {
+                // The id may be chosen again, for a watcher at etcd.
+                self.step = Step::Waiting(Source::Memory(cluster));
                 self.order(cluster, Order::Cancel(watch_id)).await;
                 Ok(())
             }
@@ -361,7 +368,7 @@ impl<'c> Session<'c> {
             return Ok(());
         };
         self.step = match request.creates {
-            true => Step::Creating(Source::Etcd(request.cluster)),
+            true => Step::Waiting(Source::Etcd(request.cluster)),
             false => Step::Ready,
         };
         // Fails when the cluster has ended its stream, of which its relay tells.
@@ -380,11 +387,14 @@ impl<'c> Session<'c> {
             Done::Opened(request, exchange) => self.on_opened(request, exchange).await,
             Done::Asked(Asked::Create(request, None)) => self.send(request).await,
             Done::Asked(Asked::Create(request, Some(seat))) => {
-                self.step = Step::Creating(Source::Memory(request.cluster));
+                self.step = Step::Waiting(Source::Memory(request.cluster));
                 self.order(request.cluster, Order::Create(seat)).await;
                 Ok(())
             }
-            Done::Asked(Asked::GoOn(moving, store)) => self.go_on(moving, store).await,
+            Done::Asked(Asked::GoOn(moving, store, entry)) => {
+                self.entry = entry;
+                self.go_on(moving, store).await
+            }
             Done::Asked(Asked::Progress(clusters)) => {
                 for cluster in clusters {
                     self.order(cluster, Order::Progress).await;
@@ -422,8 +432,9 @@ impl<'c> Session<'c> {
     async fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Gone => Err(End::Gone),
-            Event::Created => {
+            Event::Answered => {
                 self.step = Step::Ready;
+                self.entry = None;
                 Ok(())
             }
             Event::Ended { cluster, status } => {
@@ -460,7 +471,7 @@ impl<'c> Session<'c> {
         for watch_id in lost {
             tell(&self.outlet, &canceled(header, watch_id, status.message())).await?;
         }
-        if matches!(self.step, Step::Creating(waiting) if waiting == Source::Etcd(cluster)) {
+        if matches!(self.step, Step::Waiting(waiting) if waiting == Source::Etcd(cluster)) {
             self.refuse(cluster, status.message().to_owned()).await?;
         }
         Ok(())
@@ -478,7 +489,8 @@ impl<'c> Session<'c> {
             header.revision = header.revision.max(position.revision);
         }
         let continued = self.ids.as_ref().and_then(|ids| ids.lock().take_continued());
-        if let (Some(ids), Some(id)) = (&self.ids, continued) {
+        if let (Some(ids), Some(Continued { id, .. })) = (&self.ids, continued) {
+            self.entry = None;
             ids.lock().cancelled(id);
             return tell(&self.outlet, &canceled(header, id, &cancel_reason)).await;
         }
@@ -534,11 +546,11 @@ async fn done(step: &mut Step<'_>) -> Done {
             return Done::Asked(asked);
         }
         Step::Opening(_, opening) => opening.await,
-        Step::Ready | Step::Creating(_) => return std::future::pending().await,
+        Step::Ready | Step::Waiting(_) => return std::future::pending().await,
     };
     match std::mem::replace(step, Step::Ready) {
         Step::Opening(request, _) => Done::Opened(request, exchange),
-        Step::Ready | Step::Asking(_) | Step::Creating(_) => std::future::pending().await,
+        Step::Ready | Step::Asking(_) | Step::Waiting(_) => std::future::pending().await,
     }
 }
 
