@@ -3,7 +3,6 @@
 use crate::{
     DEADLINE, Stage,
     client::{Client, Status},
-    configured,
     kv::list,
     watches::{PODS, Watching},
 };
