@@ -16,7 +16,7 @@ mod token;
 mod whole;
 
 pub use call::{Call, Peer};
-pub use metrics::{Account, Metrics, Record};
+pub use metrics::{Account, Metrics, Record, Totals};
 pub use mirrored::{Mirrored, NotMirrored};
 pub use placement::{Placed, Topology, UnknownCluster};
 pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
