@@ -82,46 +82,52 @@ impl FromRequestParts<Arc<View>> for MaySwitch {
 
     async fn from_request_parts(parts: &mut Parts, view: &Arc<View>) -> Result<Self, Response> {
         let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-        match &view.token_file {
+        let checked = match &view.token_file {
             Some(file) => check_token(file, &parts.headers),
-            None => {
-                check_peer(peer, &parts.headers).map_err(|why| refused(StatusCode::FORBIDDEN, &why))
+            None => check_peer(peer, &parts.headers),
+        };
+        match checked {
+            Ok(()) => Ok(Self),
+            Err((code @ StatusCode::UNAUTHORIZED, why)) => {
+                Err(([(WWW_AUTHENTICATE, "Bearer")], refused(code, &why)).into_response())
             }
-        }?;
-        Ok(Self)
+            Err((code, why)) => Err(refused(code, &why)),
+        }
     }
 }
 
+/// Why a request may switch nothing.
+type Denied = (StatusCode, &'static str);
+
 /// The file is read each time, which is rare, so that a changed token holds at once.
-fn check_token(file: &Path, headers: &HeaderMap) -> Result<(), Response> {
+fn check_token(file: &Path, headers: &HeaderMap) -> Result<(), Denied> {
     let token = Token::read(file).map_err(|error| {
         tracing::error!(%error, "nothing can be switched without the admin token");
-        refused(StatusCode::INTERNAL_SERVER_ERROR, &"the admin token cannot be read")
+        (StatusCode::INTERNAL_SERVER_ERROR, "the admin token cannot be read")
     })?;
-    let why = match headers.get(AUTHORIZATION).map(|value| value.as_bytes()) {
+    let shown = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let why = match shown.map(|shown| shown.strip_prefix(b"Bearer ")) {
         None => "to switch anything, send the header authorization: Bearer TOKEN",
-        Some(shown) => match shown.strip_prefix(b"Bearer ") {
-            Some(shown) if token.is(shown) => return Ok(()),
-            _ => "this is not the admin token",
-        },
+        Some(Some(shown)) if token.is(shown) => return Ok(()),
+        Some(_) => "this is not the admin token",
     };
-    let challenge = [(WWW_AUTHENTICATE, "Bearer")];
-    Err((challenge, refused(StatusCode::UNAUTHORIZED, &why)).into_response())
+    Err((StatusCode::UNAUTHORIZED, why))
 }
 
 /// Where there is no token.
-fn check_peer(peer: Option<IpAddr>, headers: &HeaderMap) -> Result<(), &'static str> {
-    if !peer.is_some_and(|peer| peer.to_canonical().is_loopback()) {
-        return Err("without admin.token_file only this machine may switch anything");
-    }
-    if headers.contains_key(ORIGIN) && !is_own_page(headers) {
-        return Err(
-            "nothing is switched from a browser, but by Seawall's page at an IP address, or with \
-                    admin.token_file",
-        );
-    }
-    let said = headers.get(SWITCH).is_some_and(|value| value == "yes");
-    said.then_some(()).ok_or("to switch anything, send the header x-seawall-switch: yes")
+fn check_peer(peer: Option<IpAddr>, headers: &HeaderMap) -> Result<(), Denied> {
+    let by_hand = headers.get(SWITCH).is_some_and(|value| value == "yes");
+    let why = if !peer.is_some_and(|peer| peer.to_canonical().is_loopback()) {
+        "without admin.token_file only this machine may switch anything"
+    } else if headers.contains_key(ORIGIN) && !is_own_page(headers) {
+        "nothing is switched from a browser, but by Seawall's page at an IP address, or with \
+         admin.token_file"
+    } else if !by_hand {
+        "to switch anything, send the header x-seawall-switch: yes"
+    } else {
+        return Ok(());
+    };
+    Err((StatusCode::FORBIDDEN, why))
 }
 
 /// Whether a page of this port asks, opened at an IP address or `localhost`: another name could have
@@ -150,7 +156,7 @@ mod tests {
         let met = check_peer(peer.parse().ok(), &headers.collect());
         match expected {
             Ok(()) => assert_eq!(met, Ok(())),
-            Err(part) => assert!(met.expect_err(part).contains(part), "{met:?}"),
+            Err(part) => assert!(met.expect_err(part).1.contains(part), "{met:?}"),
         }
     }
 

@@ -99,8 +99,11 @@ impl Text {
             let space = if self.details.is_empty() { "" } else { " " };
             // Writing into a string does not fail.
             let _ = write!(self.details, "{space}{name}={value}");
-            let end = self.details.floor_char_boundary(DETAILS_MAX);
-            self.details.truncate(end);
+            let ends = self.details.char_indices().map(|(at, _)| at);
+            let end = ends.take_while(|at| *at <= DETAILS_MAX).last().unwrap_or_default();
+            if self.details.len() > DETAILS_MAX {
+                self.details.truncate(end);
+            }
         }
     }
 }

@@ -84,9 +84,12 @@ const table = (id, heads, rows, nothing) => {
       className: (head.includes("#") ? "num " : "") + (head.startsWith("-") ? "wide" : "") }));
     element.append(make("thead", {}, make("tr", {}, ...cells)), make("tbody"));
   }
-  const body = element.tBodies[0], known = new Map([...body.rows].map(row => [row.dataset.key, row]));
+  const body = element.tBodies[0], known = new Map([...body.rows].map(row => [row.dataset.key, row])), taken = new Set();
   if (!rows.length) rows = [{ key: "none", cells: [text(nothing, "muted")] }];
   rows.forEach(({ key, first, cells }, at) => {
+    // What there is twice has one row of the name, and others by their place.
+    if (taken.has(key)) key += "\n" + at;
+    taken.add(key);
     const row = known.get(key) || make("tr");
     known.delete(key);
     row.dataset.key = key;
@@ -181,14 +184,14 @@ const worded = (severity, words) => text(GLYPHS[severity] + words, severity);
 const showClusters = clusters => {
   const rows = Object.entries(clusters).flatMap(([name, cluster]) => {
     if (!cluster.healthy) problem("bad", "etcd cluster " + name + " does not answer");
-    else if (!cluster.members.some(member => member.leader)) problem("warn", "etcd cluster " + name + " has no known leader");
-    return cluster.members.map((member, i) => ({ key: name + " " + member.endpoint, first: !i, cells: member_cells(name, cluster, member, i) }));
+    else if (!cluster.members.some(member => member.leader && member.state === "healthy")) problem("warn", "etcd cluster " + name + " has no known leader");
+    return cluster.members.map((member, i) => ({ key: name + " " + member.endpoint, first: !i, cells: memberCells(name, cluster, member, i) }));
   });
   table("clusters", ["Cluster", "Member", "State", "-Role", "#Latency", "-", "Database of its quota", "-Alarms", "-Version", "-#Revision",
     "-Lanes: calls / connections", "-Trouble"], rows, "none");
 };
-const member_cells = (name, cluster, member, i) => {
-  const well = member.state === "healthy", words = member.state.replace("_", " ");
+const memberCells = (name, cluster, member, i) => {
+  const well = member.state === "healthy", leads = well && member.leader, words = member.state.replace("_", " ");
   if (!well && member.state !== "learner") problem(cluster.healthy ? "warn" : "bad", "member " + member.endpoint + " of " + name + " is " + words +
     (member.error ? ": " + member.error : ""));
   member.alarms.forEach(alarm => problem("bad", "member " + member.endpoint + " of " + name + " has an alarm: " + alarm));
@@ -197,9 +200,9 @@ const member_cells = (name, cluster, member, i) => {
   if (fullness) problem(fullness, "the database of " + member.endpoint + " of " + name + " is " + percent(share) + " full");
   const lanes = ["light", "heavy", "watch"].map(lane => lane + " " + member.lanes[lane].calls + "/" + member.lanes[lane].connections);
   return [
-    text(i ? "" : name), text((member.leader ? "★ " : "") + member.endpoint.replace(/^https?:\/\//, "")),
+    text(i ? "" : name), text((leads ? "★ " : "") + member.endpoint.replace(/^https?:\/\//, "")),
     worded(well ? "good" : member.state === "unknown" || member.state === "learner" ? "warn" : "bad", words),
-    wide(text(member.leader ? "leader" : member.state === "learner" ? "learner" : "follower", member.leader ? "" : "muted")),
+    wide(text(leads ? "leader" : member.state === "learner" ? "learner" : "follower", leads ? "" : "muted")),
     number(milliseconds(member.latency_ms)), wide(line(remember("latency " + name + member.endpoint, member.latency_ms))),
     share === undefined ? text(bytes(member.db_size_bytes)) : bar(share, bytes(member.db_size_bytes) + " of " + bytes(member.db_quota_bytes), fullness),
     wide(member.alarms.length ? worded("bad", member.alarms.join("; ")) : text("none", "muted")),
@@ -310,8 +313,8 @@ const showLoad = ({ prefixes, clients, shapes, objects }) => {
 };
 
 const LEVELS = { ERROR: "bad", WARN: "warn", INFO: "good" };
-const showEvents = events => table("events", ["Time", "What", "-Details"], events.slice(0, 14).map(event => ({
-  key: event.at + event.message,
+const showEvents = events => table("events", ["Time", "What", "-Details"], events.slice(0, 40).map(event => ({
+  key: event.at + event.message + event.details,
   cells: [text(new Date(event.at).toLocaleTimeString([], { hourCycle: "h23" }), "muted"),
     text(GLYPHS[LEVELS[event.level]] + event.message + (event.times > 1 ? " (" + event.times + " times)" : ""), LEVELS[event.level] === "good" ? "wrap" : "wrap " + LEVELS[event.level]),
     wide(text(event.details.length > 160 ? event.details.slice(0, 160) + " …" : event.details, "wrap muted"))],
