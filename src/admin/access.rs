@@ -7,8 +7,8 @@ use super::{View, protection::refused};
 use axum::{
     extract::FromRequestParts,
     http::{
-        HeaderMap, HeaderName, StatusCode,
-        header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{AUTHORIZATION, HOST, InvalidHeaderValue, ORIGIN, WWW_AUTHENTICATE},
         request::Parts,
     },
     response::{IntoResponse, Response},
@@ -23,7 +23,7 @@ use subtle::ConstantTimeEq;
 
 /// Proof that a request does not come from a page of another site: a browser asks first before it
 /// sends such a header there, and is not allowed to.
-const SWITCH: HeaderName = HeaderName::from_static("x-seawall-switch");
+pub const SWITCH: HeaderName = HeaderName::from_static("x-seawall-switch");
 
 /// Fewer could be found out by trying.
 const TOKEN_MIN: usize = 16;
@@ -54,6 +54,17 @@ impl Token {
             true => Ok(Self(token.to_owned())),
             false => Err(TokenError::Unusable(path.to_owned())),
         }
+    }
+
+    /// As a header shows it.
+    ///
+    /// # Errors
+    ///
+    /// When it may not stand in one, which reading it has ruled out.
+    pub fn bearer(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", &self.0[..]].concat())?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 
     /// Takes as long whatever was shown, so that trying tells nothing but yes or no.
@@ -150,9 +161,8 @@ mod tests {
 
     #[track_caller]
     fn check(peer: &str, headers: &[(HeaderName, &'static str)], expected: Result<(), &str>) {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.clone(), axum::http::HeaderValue::from_static(value)));
+        let headers =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
         let met = check_peer(peer.parse().ok(), &headers.collect());
         match expected {
             Ok(()) => assert_eq!(met, Ok(())),

@@ -13,6 +13,6 @@ mod server;
 mod status;
 mod top;
 
-pub use access::{Token, TokenError};
+pub use access::{SWITCH, Token, TokenError};
 pub use config::Config;
 pub use server::{Admin, View, metrics_text};
