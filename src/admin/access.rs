@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn without_a_token_this_machine_switches_by_hand() {
-        let by_hand = (SWITCH, "yes");
+        let by_hand = [(SWITCH, "yes")];
         for local in [LOCAL, "::1", "::ffff:127.0.0.1"] {
-            check(local, &[by_hand.clone()], Ok(()));
+            check(local, &by_hand, Ok(()));
         }
-        check("10.0.0.1", &[by_hand.clone()], Err("only this machine"));
+        check("10.0.0.1", &by_hand, Err("only this machine"));
         check(LOCAL, &[], Err("x-seawall-switch"));
         check(LOCAL, &[(SWITCH, "no")], Err("x-seawall-switch"));
     }
