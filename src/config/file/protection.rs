@@ -17,7 +17,8 @@ pub(in crate::config) struct Protection {
     /// `observe` counts what would have been delayed or refused, and does neither.
     pub(in crate::config) mode: Mode,
     /// Bytes of answers held at once, for all clients and clusters. At the bound, what is only kept
-    /// for later is given up, then lists wait for those before them. Raising it costs as much memory.
+    /// for later is given up, then lists wait for those before them, and clients that have stopped
+    /// reading an answer from the mirror are reset. Raising it costs as much memory.
     pub(in crate::config) memory: Size,
     /// Sharing of answers between clients.
     pub(in crate::config) coalescing: Coalescing,
