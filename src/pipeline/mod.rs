@@ -17,7 +17,7 @@ mod token;
 mod whole;
 
 pub use call::{Call, Peer};
-pub use metrics::{Account, Metrics, Record};
+pub use metrics::{Account, Metrics, Record, Totals};
 pub use mirrored::{Mirrored, NotMirrored};
 pub use patience::{Patience, Stalled};
 pub use placement::{Placed, Topology, UnknownCluster};
