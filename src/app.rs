@@ -2,6 +2,7 @@
 //! The only file that knows them all.
 
 use crate::{
+    access::Access,
     admin::{Admin, View, metrics_text},
     admission::Protection,
     attribution::Attribution,
@@ -12,7 +13,7 @@ use crate::{
     pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
     rpc::{Common, Edge, Page},
-    telemetry::{Log, Process, notify},
+    telemetry::{Log, Process, audit::audit, notify},
     upstream::{self, Cluster},
     worker::Workers,
 };
@@ -78,6 +79,7 @@ pub struct App {
     admin: Option<SocketAddr>,
     signals: Signals,
     protection: Arc<Protection>,
+    access: Arc<Access>,
     reads: Arc<Reads>,
     attribution: Arc<Attribution>,
     families: Families,
@@ -106,6 +108,7 @@ impl App {
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
         let attribution = Attribution::new(settings.attribution.clone(), settings.workers, ours);
         let protection = Protection::new(settings.protection.clone(), ours);
+        let access = Access::new(settings.access.clone(), ours);
         let reads = Reads::new(Arc::clone(&protection), ours);
         let registry = Arc::new(registry);
 
@@ -119,6 +122,7 @@ impl App {
         let common = Common {
             metrics: call_metrics,
             protection: Arc::clone(&protection),
+            access: Arc::clone(&access),
             reads: Arc::clone(&reads),
             attribution: Arc::clone(&attribution),
             metrics_page: page,
@@ -153,6 +157,7 @@ impl App {
             admin: None,
             signals,
             protection,
+            access,
             reads,
             attribution,
             families,
@@ -224,6 +229,9 @@ impl App {
     /// Reads the configuration again and takes over what may change; anything wrong with it leaves
     /// everything as it is.
     fn reload(&mut self, reloader: &Reloader, log: &Log) {
+        if let Err(error) = log.reopen() {
+            tracing::error!(error = format!("{error:#}"), "the audit goes on in the old file");
+        }
         let wanted = match reloader.load() {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -238,7 +246,10 @@ impl App {
             return tracing::info!("configuration read again: nothing to take over");
         }
         match self.apply(plan.settings).and_then(|()| log.set_level(&self.settings.log.level)) {
-            Ok(()) => tracing::info!(keys = ?plan.live, "configuration reloaded"),
+            Ok(()) => {
+                audit!("configuration_changed", keys = ?plan.live, "the configuration was changed");
+                tracing::info!(keys = ?plan.live, "configuration reloaded");
+            }
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(error, "configuration not reloaded; the last good one stays");
@@ -263,6 +274,9 @@ impl App {
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;
         }
+        // What may not be watched any more must not be seen any longer.
+        let judged_anew = self.settings.access != settings.access;
+        self.access.apply(settings.access.clone());
         let running = self.settings.listeners.iter().zip(&settings.listeners);
         for ((listener, topology), (before, after)) in
             self.listeners.iter().zip(topologies).zip(running)
@@ -273,7 +287,7 @@ impl App {
             });
             let same = (&before.default, &before.routes, &before.advertise)
                 == (&after.default, &after.routes, &after.advertise);
-            if moved || !same {
+            if moved || !same || judged_anew {
                 listener.edge().replace(topology);
             }
         }

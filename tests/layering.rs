@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 12] = [
     &["admin", "listener"],
     &["rpc"],
     &["pipeline"],
-    &["attribution"],
+    &["access", "attribution"],
     &["mirror"],
     &["paging"],
     &["admission", "coalesce", "routing", "upstream"],

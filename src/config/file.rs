@@ -3,9 +3,11 @@
 //! The comments are the descriptions in the JSON schema: what a key does, and what raising it
 //! costs. `Default` gives the defaults, with the reason for each number.
 
+mod access;
 mod mirror;
 mod protection;
 
+pub(super) use access::{Access, Grant};
 pub(super) use mirror::Mirror;
 pub(super) use protection::{
     Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
@@ -28,6 +30,9 @@ pub(super) struct File {
     /// The etcd clusters behind Seawall, by name. A name appears in routes, logs and metrics and
     /// consists of letters, digits, `-` and `_`.
     pub(super) clusters: BTreeMap<String, Cluster>,
+    /// What clients may do; nothing else passes. Without it everybody may do everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access: Option<Access>,
     /// What stands between a load and etcd.
     pub(super) protection: Protection,
     /// What is answered from memory.
@@ -288,6 +293,10 @@ pub(super) struct Log {
     pub(super) level: String,
     /// For people or for machines.
     pub(super) format: LogFormat,
+    /// File that the audit log is written to as well, a line of JSON for each event. SIGHUP opens it
+    /// anew, after it was moved away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) audit_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -462,7 +471,7 @@ impl Default for Drain {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: "info".into(), format: LogFormat::Text, audit_file: None }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Every problem is collected; what is made of a value with a problem is never used.
 
+mod access;
 mod clusters;
 mod listeners;
 mod mirror;
@@ -27,12 +28,23 @@ pub(super) fn validate(
     left_out: &LeftOut,
 ) -> Result<Settings, Error> {
     let mut checks = Checks { origins, left_out, problems: Vec::new() };
-    let File { listeners, clusters, protection, mirror, attribution, admin, workers, drain, log } =
-        file;
+    let File {
+        listeners,
+        clusters,
+        access,
+        protection,
+        mirror,
+        attribution,
+        admin,
+        workers,
+        drain,
+        log,
+    } = file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
     let admin = checks.admin(&admin, &listeners);
     let settings = Settings {
+        access: checks.access(access),
         protection: checks.protection(protection, mirror.mode, &clusters),
         mirror: checks.mirror(mirror),
         attribution: checks.attribution(&attribution),
@@ -149,7 +161,7 @@ impl Checks<'_> {
 
     /// A filter takes any word for the name of a module, so levels are looked at here.
     fn log(&mut self, file: file::Log) -> telemetry::LogConfig {
-        let file::Log { level, format } = file;
+        let file::Log { level, format, audit_file } = file;
         let is_level =
             |part: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&part);
         let sound = level.split(',').all(|part| is_level(part) || part.contains('='))
@@ -165,6 +177,7 @@ impl Checks<'_> {
                 file::LogFormat::Text => telemetry::LogFormat::Text,
                 file::LogFormat::Json => telemetry::LogFormat::Json,
             },
+            audit_file,
         }
     }
 }

@@ -206,7 +206,7 @@ async fn detect<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         first_bytes if first_bytes.starts_with(HTTP2_PREFACE) => {
             http2::serve(shared, stream, first, peer, worker).await
         }
-        _ => http1::serve(shared, stream, first, worker).await,
+        _ => http1::serve(shared, stream, first, peer, worker).await,
     }
 }
 

@@ -1,4 +1,5 @@
 use crate::{
+    access::Access,
     admission::Protection,
     attribution::Attribution,
     pipeline::{Metrics, Reads, Topology},
@@ -22,6 +23,7 @@ pub struct Edge {
 pub struct Common {
     pub metrics: Arc<Metrics>,
     pub protection: Arc<Protection>,
+    pub access: Arc<Access>,
     pub reads: Arc<Reads>,
     pub attribution: Arc<Attribution>,
     /// `/metrics` of the client port.

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 /// What is logged, and how it looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
@@ -5,6 +7,8 @@ pub struct LogConfig {
     /// `info,seawall::upstream=debug`.
     pub level: String,
     pub format: LogFormat,
+    /// Where the events of `audit` go as well, each as a line of JSON.
+    pub audit_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

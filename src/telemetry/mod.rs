@@ -1,5 +1,6 @@
 //! Logs, the metrics of the process itself, and what its service manager is told.
 
+pub mod audit;
 mod config;
 mod log;
 pub mod notify;

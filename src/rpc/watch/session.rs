@@ -11,6 +11,7 @@ use super::{
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
+    access::{Need, Verb},
     admission::{Kind, Plan, Shape},
     etcd::{
         errors,
@@ -25,7 +26,7 @@ use crate::{
     grpc::{self, Incoming, Message, ReadError},
     mirror::Pass,
     pipeline::{self, Manner, Placed, Responder},
-    rpc::{Context, error::Error, merge, status},
+    rpc::{Context, access::hidden, error::Error, merge, status},
     upstream::Exchange,
 };
 use bytes::{Bytes, BytesMut};
@@ -110,6 +111,10 @@ enum Asked {
 /// What etcd says to a client that chooses an id twice.
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
+/// What etcd says to a client that may not watch what it asks for.
+const PERMISSION_DENIED: &str =
+    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+
 /// A request on its way to the cluster at an index.
 struct Request {
     cluster: usize,
@@ -191,6 +196,11 @@ impl<'c> Session<'c> {
 
     async fn on_request(&mut self, message: &Message) -> Result<(), End> {
         let mut may_remember = self.may_remember;
+        if self.context.judges()
+            && let Some(cluster) = forbidden(self.context, message)?
+        {
+            return self.refuse(cluster, PERMISSION_DENIED.to_owned()).await;
+        }
         if self.context.edge.protection.has_rules() {
             match planned(self.context, message).await? {
                 Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
@@ -507,6 +517,24 @@ async fn planned(
     let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
     Ok(planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string())))
+}
+
+/// The cluster of a watcher that the client may not create.
+fn forbidden(context: &Context, message: &Message) -> Result<Option<usize>, End> {
+    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
+    let hidden = hidden(&request, message);
+    let keys = match request.request_union {
+        Some(RequestUnion::CreateRequest(create)) => {
+            Some(KeyRange::for_watch(create.key, create.range_end))
+        }
+        _ => None,
+    };
+    let need = keys.clone().map(|keys| Need::with(Verb::Watch, keys));
+    if context.may(need.into_iter().chain(hidden)) {
+        return Ok(None);
+    }
+    let placed = keys.and_then(|keys| context.topology.owners(&keys).ok());
+    Ok(Some(placed.map_or(0, |placed| placed.index)))
 }
 
 /// Sends a response of our own.
