@@ -1,6 +1,8 @@
 //! The composition root: settings become components, and a change of settings changes them.
 //! The only file that knows them all.
 
+mod succession;
+
 use crate::{
     access::Access,
     admin::{Admin, View, metrics_text},
@@ -8,6 +10,7 @@ use crate::{
     attribution::Attribution,
     config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
+    handover::Inherited,
     listener::{self, Listener},
     mirror,
     pipeline::{self, Reads, Tokens, Topology, steer},
@@ -21,6 +24,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
 use std::{collections::HashMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use succession::{ADMIN, AdminPort, reach_etcd};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
@@ -43,7 +47,10 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut app = App::start(settings).await?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut inherited = Inherited::receive()?;
+        let mut app = App::start(settings, &mut inherited).await?;
+        inherited.ready()?;
         let mut file = FileWatch::new(reloader.path());
         let workers = Arc::clone(&app.workers);
         let turned = move || {
@@ -59,6 +66,20 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
                 () = file.changed() => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = upgrade.recv() => {
+                    let handed_over = tokio::select! {
+                        handed_over = app.hand_over() => handed_over,
+                        _ = terminate.recv() => break,
+                    };
+                    match handed_over {
+                        Ok(()) => return Ok(app.leave().await),
+                        Err(error) => {
+                            let error = format!("{error:#}");
+                            tracing::error!(error, "no successor has taken over: this process goes on");
+                        }
+                    }
+                    continue;
+                }
             }
             notify::reloading();
             app.reload(&reloader, &log);
@@ -76,7 +97,7 @@ pub struct App {
     settings: Settings,
     backends: Backends,
     listeners: Vec<Arc<Listener>>,
-    admin: Option<SocketAddr>,
+    admin: Option<AdminPort>,
     signals: Signals,
     protection: Arc<Protection>,
     access: Arc<Access>,
@@ -90,12 +111,13 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything; clients can connect when this returns.
+    /// Starts everything; clients can connect when this returns. A successor first sees to it that it
+    /// reaches etcd as its predecessor does.
     ///
     /// # Errors
     ///
-    /// When an address or a file cannot be used.
-    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+    /// When an address or a file cannot be used, or a successor's etcd does not answer.
+    pub async fn start(settings: Settings, inherited: &mut Inherited) -> anyhow::Result<Self> {
         let started = Instant::now();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
@@ -133,7 +155,11 @@ impl App {
             let topology = topology(settings, &backends, &protection)?;
             let edge = Edge::new(topology, settings.listener.request_bytes_max, common.clone());
             let config = settings.listener.clone();
-            listeners.push(Arc::new(Listener::bind(config, Arc::new(edge), &listener_metrics)?));
+            let (edge, socket) = (Arc::new(edge), inherited.take(&config.name, config.address));
+            listeners.push(Arc::new(Listener::bind(config, socket, edge, &listener_metrics)?));
+        }
+        if inherited.is_successor() {
+            reach_etcd(&listeners).await?;
         }
         let view = View {
             started,
@@ -166,7 +192,7 @@ impl App {
             accepting: Vec::new(),
             settings,
         };
-        app.serve_admin(view).await?;
+        app.serve_admin(view, inherited).await?;
         app.accept();
         let protections: Vec<_> = app
             .protection
@@ -179,11 +205,11 @@ impl App {
         Ok(app)
     }
 
-    async fn serve_admin(&mut self, view: View) -> anyhow::Result<()> {
+    async fn serve_admin(&mut self, view: View, inherited: &mut Inherited) -> anyhow::Result<()> {
         let Some(config) = &self.settings.admin else { return Ok(()) };
-        let admin = Admin::bind(config).await?;
+        let admin = Admin::bind(config, inherited.take(ADMIN, config.address)).await?;
         tracing::info!(address = %admin.address, "admin listening");
-        self.admin = Some(admin.address);
+        self.admin = Some(AdminPort { address: admin.address, socket: admin.socket()? });
         let serving = async move {
             if let Err(error) = admin.run(Arc::new(view)).await {
                 tracing::error!(%error, "the admin port has failed");
@@ -223,7 +249,7 @@ impl App {
 
     /// Where the operator's port can be reached.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Reads the configuration again and takes over what may change; anything wrong with it leaves

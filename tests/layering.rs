@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 12] = [
     &["mirror"],
     &["paging"],
     &["admission", "coalesce", "routing", "upstream"],
-    &["drain", "telemetry", "worker"],
+    &["drain", "handover", "telemetry", "worker"],
     &["etcd", "grpc", "tls"],
 ];
 

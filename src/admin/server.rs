@@ -17,7 +17,13 @@ use axum::{
     routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{self, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{net::TcpListener, time::Instant};
 
 /// What the operator's port looks at.
@@ -40,16 +46,34 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Takes the address. Nothing is answered before [`Admin::run`].
+    /// Takes the address, or the socket of it that a predecessor left. Nothing is answered before
+    /// [`Admin::run`].
     ///
     /// # Errors
     ///
     /// When the address cannot be used.
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub async fn bind(
+        config: &Config,
+        inherited: Option<net::TcpListener>,
+    ) -> anyhow::Result<Self> {
         let address = config.address;
-        let socket = TcpListener::bind(address).await;
+        let socket = match inherited {
+            Some(socket) => {
+                socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket))
+            }
+            None => TcpListener::bind(address).await,
+        };
         let socket = socket.with_context(|| format!("admin cannot listen on {address}"))?;
         Ok(Self { address: socket.local_addr()?, socket })
+    }
+
+    /// Another handle of the socket, for a successor.
+    ///
+    /// # Errors
+    ///
+    /// When the system has none to give.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// Answers until dropped: up to its last moment the process can be looked at.
