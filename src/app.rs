@@ -16,7 +16,7 @@ use crate::{
     pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
     rpc::{Common, Edge, Page},
-    telemetry::{Log, Process, audit::audit, notify},
+    telemetry::{Log, Process, Traces, audit::audit, notify},
     upstream::{self, Cluster},
     worker::Workers,
 };
@@ -72,7 +72,10 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
                         _ = terminate.recv() => break,
                     };
                     match handed_over {
-                        Ok(()) => return Ok(app.leave().await),
+                        Ok(()) => {
+                            app.leave().await;
+                            return Ok(());
+                        }
                         Err(error) => {
                             let error = format!("{error:#}");
                             tracing::error!(error, "no successor has taken over: this process goes on");
@@ -103,6 +106,7 @@ pub struct App {
     access: Arc<Access>,
     reads: Arc<Reads>,
     attribution: Arc<Attribution>,
+    traces: Option<Arc<Traces>>,
     families: Families,
     workers: Arc<Workers>,
     /// Accepting, and the operator's port.
@@ -137,6 +141,7 @@ impl App {
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
         let backends = start_backends(&settings, &Backends::new(), &families, &protection)?;
+        let traces = settings.tracing.as_ref().map(Traces::start).transpose()?.map(Arc::new);
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
             move || metrics_text(&registry)
@@ -147,6 +152,7 @@ impl App {
             access: Arc::clone(&access),
             reads: Arc::clone(&reads),
             attribution: Arc::clone(&attribution),
+            traces: traces.clone(),
             metrics_page: page,
             draining: signals.draining.clone(),
         };
@@ -186,6 +192,7 @@ impl App {
             access,
             reads,
             attribution,
+            traces,
             families,
             workers,
             tasks: Vec::new(),
@@ -336,6 +343,9 @@ impl App {
             join_all(self.listeners.iter().map(|listener| listener.drained())).await;
         };
         drain(&self.settings.drain, &self.signals, drained).await;
+        if let Some(traces) = &self.traces {
+            traces.stop().await;
+        }
     }
 }
 

@@ -43,6 +43,7 @@ impl Page<'_> {
             workers,
             drain,
             log,
+            tracing,
         } = settings;
         self.items("listeners", listeners, Self::listener);
         self.section("clusters", |page| {
@@ -70,6 +71,14 @@ impl Page<'_> {
             page.value("format", log_format(*format), "");
             page.file("audit_file", audit_file.as_deref(), "in the log alone");
         });
+        match tracing {
+            Some(tracing) => self.section("tracing", |page| {
+                let telemetry::TracingConfig { endpoint, sample_one_in } = tracing;
+                page.value("endpoint", quoted(endpoint), "");
+                page.value("sample_one_in", sample_one_in, "");
+            }),
+            None => self.value("tracing", "", "calls are not traced"),
+        }
     }
 
     fn listener(&mut self, listener: &Listener) {

@@ -15,7 +15,7 @@ pub(super) use protection::{
 };
 
 use super::units::{Address, Duration, OptionalAddress, Percent, Size, Url};
-use crate::routing::overrides;
+use crate::{routing::overrides, upstream::Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time};
@@ -49,6 +49,10 @@ pub(super) struct File {
     pub(super) drain: Drain,
     /// What is logged, and how it looks.
     pub(super) log: Log,
+    /// Where traces of calls go. Without it calls are not traced, and the context that a client sends
+    /// goes on to etcd as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tracing: Option<Tracing>,
 }
 
 /// One address that clients connect to, and where the keys they ask for live.
@@ -299,6 +303,17 @@ pub(super) struct Log {
     pub(super) audit_file: Option<PathBuf>,
 }
 
+/// Where traces of calls go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tracing {
+    /// A collector of OpenTelemetry that takes OTLP over gRPC.
+    pub(super) endpoint: Url,
+    /// One call in so many is traced, and each whose client traces it. Lowering it costs as many spans.
+    #[schemars(range(min = 1))]
+    pub(super) sample_one_in: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum LogFormat {
@@ -466,6 +481,14 @@ impl Default for Drain {
             // Below the 30 s that Kubernetes gives a container.
             grace: seconds(25),
         }
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        // A busy apiserver's 5,000 calls a second make five spans a second.
+        let endpoint = Endpoint { tls: false, host: "127.0.0.1".into(), port: 4317 };
+        Self { endpoint: Url(endpoint), sample_one_in: 1_000 }
     }
 }
 

@@ -47,6 +47,7 @@ pub struct Settings {
     pub workers: usize,
     pub drain: drain::Config,
     pub log: telemetry::LogConfig,
+    pub tracing: Option<telemetry::TracingConfig>,
 }
 
 /// A listener and where its keys live.

@@ -29,6 +29,7 @@ impl Plan {
             workers,
             drain,
             log,
+            tracing,
         } = wanted;
         let listeners = changes.listeners(&running.listeners, &listeners);
         let settings = Settings {
@@ -42,6 +43,7 @@ impl Plan {
             workers: changes.restart("workers", &running.workers, &workers),
             drain: changes.drain(&running.drain, &drain),
             log: changes.log(&running.log, &log),
+            tracing: changes.restart("tracing", &running.tracing, &tracing),
         };
         Self { settings, live: changes.live, restart: changes.restart }
     }

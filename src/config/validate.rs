@@ -39,6 +39,7 @@ pub(super) fn validate(
         workers,
         drain,
         log,
+        tracing,
     } = file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
@@ -54,6 +55,7 @@ pub(super) fn validate(
         workers: checks.workers(workers),
         drain: drain::Config { delay: drain.delay.0, grace: drain.grace.0 },
         log: checks.log(log),
+        tracing: tracing.map(|tracing| checks.tracing(&tracing)),
     };
     match checks.problems {
         problems if problems.is_empty() => Ok(settings),
@@ -156,6 +158,14 @@ impl Checks<'_> {
             // More threads would mean more connections to etcd before they mean more calls.
             0 => thread::available_parallelism().map_or(1, NonZero::get).min(8),
             _ => workers as usize,
+        }
+    }
+
+    fn tracing(&mut self, file: &file::Tracing) -> telemetry::TracingConfig {
+        let file::Tracing { endpoint, sample_one_in } = file;
+        telemetry::TracingConfig {
+            endpoint: endpoint.0.to_string(),
+            sample_one_in: self.at_least_one("tracing.sample_one_in", *sample_one_in),
         }
     }
 

@@ -3,6 +3,7 @@ use crate::{
     admission::Protection,
     attribution::Attribution,
     pipeline::{Metrics, Reads, Topology},
+    telemetry::Traces,
 };
 use arc_swap::ArcSwap;
 use std::{ops::Deref, sync::Arc};
@@ -26,6 +27,8 @@ pub struct Common {
     pub access: Arc<Access>,
     pub reads: Arc<Reads>,
     pub attribution: Arc<Attribution>,
+    /// Where calls are traced.
+    pub traces: Option<Arc<Traces>>,
     /// `/metrics` of the client port.
     pub metrics_page: Page,
     /// Cancelled when the process begins to stop.

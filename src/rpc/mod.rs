@@ -63,7 +63,7 @@ pub async fn serve(
     peer: Arc<Peer>,
     worker: usize,
 ) {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let is_grpc = head
         .headers
         .get(CONTENT_TYPE)
@@ -71,8 +71,11 @@ pub async fn serve(
     if !is_grpc {
         return Box::pin(http::answer_http2(&edge, &peer.client, &head, worker, respond)).await;
     }
+    let traces = edge.traces.as_deref();
+    let span = traces.and_then(|traces| traces.begin(head.uri.path(), &mut head.headers));
     let call = Call::new(head, peer, worker);
-    let record = edge.metrics.record(call.method);
+    let mut record = edge.metrics.record(call.method);
+    record.traced(span);
     let responder = Responder::new(respond, record);
     let topology = edge.topology();
     dispatch(Context { edge, topology, call }, Incoming::new(body), responder).await;

@@ -11,6 +11,15 @@ pub struct LogConfig {
     pub audit_file: Option<PathBuf>,
 }
 
+/// Where traces of calls go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracingConfig {
+    /// URL of a collector that takes OTLP over gRPC.
+    pub endpoint: String,
+    /// One call in so many is traced, apart from those whose client traces them; at least 1.
+    pub sample_one_in: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
