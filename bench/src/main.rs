@@ -8,6 +8,7 @@
 //! - [`data`]: what etcd holds; [`operation`]: what is asked, and what is a right answer.
 //! - [`client`]: HTTP/2 and gRPC at little cost.
 //! - [`measure`]: closed and open loops, latencies, processor time and memory.
+//! - [`mod@replay`]: asks again what Seawall has recorded.
 //! - [`mod@result`]: what came of it; [`report`]: as a page, as Markdown, compared with another.
 
 mod cli;
@@ -16,6 +17,7 @@ mod data;
 mod engine;
 mod measure;
 mod operation;
+mod replay;
 mod report;
 mod result;
 mod scenario;

@@ -257,6 +257,21 @@ pub(super) struct Attribution {
     pub(super) heavy: Size,
     /// Lines of that log a minute at most; 0 logs none. What was left out is counted.
     pub(super) log_per_minute: u32,
+    pub(super) trace: Trace,
+}
+
+/// A record of calls, one a line of JSON: shapes, keys, sizes and times, and never values. It is for
+/// replaying them, and for `seawall explain --trace`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Trace {
+    /// Where it is written, anew with each start; without it nothing is recorded.
+    pub(super) file: Option<PathBuf>,
+    /// Recording ends when the file would grow beyond this.
+    pub(super) max: Size,
+    /// Whether names of objects and namespaces are replaced by hashes, which are others with each
+    /// start.
+    pub(super) hash_keys: bool,
 }
 
 /// The operator's port: metrics, readiness, status.
@@ -435,7 +450,15 @@ impl Default for Attribution {
             heavy: mib(16),
             // One a second: an incident is seen, and does not fill a disk.
             log_per_minute: 60,
+            trace: Trace::default(),
         }
+    }
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        // A million calls of usual length.
+        Self { file: None, max: mib(256), hash_keys: false }
     }
 }
 

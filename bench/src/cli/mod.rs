@@ -4,6 +4,7 @@ mod compare;
 mod endpoints;
 mod list;
 mod programs;
+mod replay;
 mod run;
 mod seed;
 mod show;
@@ -30,6 +31,8 @@ enum Command {
     Seed(seed::Seed),
     /// Names what became worse between two results, beyond their noise.
     Compare(compare::Compare),
+    /// Asks again what `seawall run --trace` has recorded.
+    Replay(replay::Replay),
     /// Turns a result into a page, or into Markdown.
     Report(show::Show),
 }
@@ -41,6 +44,7 @@ impl Cli {
             Command::Run(run) => run.run().await,
             Command::Seed(seed) => seed.run().await,
             Command::Compare(compare) => compare.run(),
+            Command::Replay(replay) => replay.run().await,
             Command::Report(show) => show.run(),
         }
     }

@@ -10,6 +10,7 @@ pub(crate) const PUT: Method = "/etcdserverpb.KV/Put";
 pub(crate) const TXN: Method = "/etcdserverpb.KV/Txn";
 pub(crate) const LEASE_GRANT: Method = "/etcdserverpb.Lease/LeaseGrant";
 pub(crate) const COMPACT: Method = "/etcdserverpb.KV/Compact";
+pub(crate) const DELETE_RANGE: Method = "/etcdserverpb.KV/DeleteRange";
 pub(crate) const DEFRAGMENT: Method = "/etcdserverpb.Maintenance/Defragment";
 pub(crate) const WATCH: Method = "/etcdserverpb.Watch/Watch";
 

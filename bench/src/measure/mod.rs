@@ -10,7 +10,7 @@ mod tally;
 pub(crate) use alarm::Precision;
 pub(crate) use apart::Apart;
 pub(crate) use meter::{Cost, Group, Meter, Reading, ensure_memory};
-pub(crate) use paced::{Pace, run_paced};
+pub(crate) use paced::{Pace, Schedule, run_at, run_paced};
 pub(crate) use tally::{Figures, Outcome, QUANTILES, Second, Tally};
 
 use crate::client::{Channel, Connection, Failure};

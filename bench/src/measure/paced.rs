@@ -17,19 +17,40 @@ pub(crate) struct Pace {
     pub(crate) precision: Precision,
 }
 
-/// Latencies count from the intended time. If no loop is idle then, the operation begins when one
-/// is, and that wait is part of what it took: nothing is left out because the target was slow.
+/// How operations that have their own times are counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// Over which rates are.
+    pub(crate) lasts: Duration,
+    pub(crate) times_failures: bool,
+    pub(crate) precision: Precision,
+}
+
 pub(crate) async fn run_paced<O: Operation>(
     loops: Vec<Loop<O>>,
     pace: Pace,
     epoch: Instant,
 ) -> Result<(Vec<Loop<O>>, Tally)> {
+    let Pace { per_second, duration, times_failures, precision } = pace;
+    let times = (0..pace.operations()).map(|n| Duration::from_secs_f64(n as f64 / per_second));
+    run_at(loops, times, Schedule { lasts: duration, times_failures, precision }, epoch).await
+}
+
+/// One operation at each of these times from now on, which are in their order. Latencies count from
+/// the intended time. If no loop is idle then, the operation begins when one is, and that wait is part
+/// of what it took: nothing is left out because the target was slow.
+pub(crate) async fn run_at<O: Operation>(
+    loops: Vec<Loop<O>>,
+    times: impl Iterator<Item = Duration>,
+    schedule: Schedule,
+    epoch: Instant,
+) -> Result<(Vec<Loop<O>>, Tally)> {
     ensure!(!loops.is_empty(), "an open loop needs something that asks");
-    let (mut alarm, start) = (Alarm::new(pace.precision)?, Instant::now());
+    let (mut alarm, start) = (Alarm::new(schedule.precision)?, Instant::now());
     let (mut idle, mut busy) = (VecDeque::from(loops), JoinSet::new());
-    let mut count = Count { pace, tally: Tally::new(epoch), operations: 0, bytes: 0 };
-    for n in 0..pace.operations() {
-        let intended = start + Duration::from_secs_f64(n as f64 / pace.per_second);
+    let mut count = Count { schedule, tally: Tally::new(epoch), operations: 0, bytes: 0 };
+    for time in times {
+        let intended = start + time;
         alarm.at(intended).await?;
         while let Some(ended) = busy.try_join_next() {
             idle.push_back(count.record(ended?));
@@ -47,7 +68,7 @@ pub(crate) async fn run_paced<O: Operation>(
         idle.push_back(count.record(ended?));
     }
     let Count { mut tally, operations, bytes, .. } = count;
-    tally.add_rate(operations, bytes, start.elapsed().max(pace.duration));
+    tally.add_rate(operations, bytes, start.elapsed().max(schedule.lasts));
     Ok((idle.into(), tally))
 }
 
@@ -60,7 +81,7 @@ struct Ended<O> {
 }
 
 struct Count {
-    pace: Pace,
+    schedule: Schedule,
     tally: Tally,
     operations: u64,
     bytes: u64,
@@ -73,7 +94,7 @@ impl Count {
             self.operations += 1;
             self.bytes += size;
         }
-        let is_timed = self.pace.times_failures;
+        let is_timed = self.schedule.times_failures;
         self.tally.record(&Outcome { intended, took, result: &result, is_timed });
         each
     }

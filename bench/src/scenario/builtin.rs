@@ -12,6 +12,26 @@ macro_rules! scenarios {
 scenarios! {
     "daemonset-list-storm",
     "daemonset-list-burst",
+    "apiserver-restart",
+    "event-flood",
+    "runaway-controller",
+    "relist-herd",
+    "steady-1000",
+    "steady-5000",
+    "steady-15000",
+    "lease-renewals",
+    "watch-fan-out",
+    "slow-watcher",
+    "large-objects",
+    "paged-lists-under-churn",
+    "consistency-checker",
+    "compaction-and-defragmentation",
+    "member-loss",
+    "noisy-neighbour",
+    "list-storm-closed",
+    "hot-key",
+    "hop-small",
+    "hop-lists",
 }
 
 pub(crate) fn builtin(name: &str) -> Option<Result<Scenario>> {
