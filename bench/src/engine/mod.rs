@@ -147,3 +147,6 @@ fn memory_mib(scenario: &Scenario, subject: &Subject, data: &Arc<DataSet>) -> u6
     let database: usize = data.amounts().keys().map(|&resource| 4 * data.bytes(resource)).sum();
     ((lists.sum::<usize>() + database) >> 20) as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,7 +136,7 @@ impl Audience {
         let relisted: Figures = relists.figures();
         if self.shared.watchers.relist_limit.is_some() {
             relists.add_rate(relisted.operations, 0, lasted);
-            parts.push(Part { name: format!("{name} relists"), figures: relists.figures() });
+            parts.push(Part { name: self.shared.watchers.relists(), figures: relists.figures() });
         }
         parts
     }

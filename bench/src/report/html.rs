@@ -237,10 +237,17 @@ fn time_line(results: &Results, scenario: &Scenario, of: &str, figure: Figure) -
     let value = |second: &Second| if is_rate { second.operations as f64 } else { second.p99_ms };
     let line = |target: &str| {
         let sample = results.of(&scenario.name, Some(target)).next();
-        let parts =
-            sample.iter().flat_map(|sample| &sample.phases).filter_map(|phase| phase.part(of));
-        let points = parts.flat_map(|figures| &figures.seconds);
-        let points = points.map(|second| (second.second as f64, value(second))).collect();
+        let phases = sample.iter().flat_map(|sample| &sample.phases);
+        let figures = phases.filter_map(|phase| phase.part(of));
+        // A second in which one phase ended and another began is as bad as either.
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        for second in figures.flat_map(|figures| &figures.seconds) {
+            let (at, value) = (second.second as f64, value(second));
+            match points.last_mut() {
+                Some(last) if last.0 >= at => last.1 = last.1.max(value),
+                _ => points.push((at, value)),
+            }
+        }
         Line { target: target.to_owned(), points }
     };
     let lines: Vec<_> = results.targets(&scenario.name).into_iter().map(line).collect();

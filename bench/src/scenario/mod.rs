@@ -254,7 +254,7 @@ impl Scenario {
     /// # Errors
     ///
     /// With line and column of what is not as it must be.
-    fn parse(name: &str, file: &str, text: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str, file: &str, text: &str) -> Result<Self> {
         let parsed: Result<Self, _> = serde_saphyr::from_str(text);
         let mut scenario = parsed.map_err(|error| match error.location() {
             Some(place) => anyhow!("{file}:{}:{}: {error}", place.line(), place.column()),
@@ -296,7 +296,9 @@ impl Scenario {
         let unique: BTreeSet<_> = names.iter().collect();
         ensure!(unique.len() == names.len(), "two workloads have the same name");
         for Headline { of, .. } in &self.headlines {
-            ensure!(names.contains(&of), "there is no workload {of}");
+            let relists = |each: &Watchers| each.relist_limit.is_some() && *of == each.relists();
+            let known = names.contains(&of) || self.watchers.iter().any(relists);
+            ensure!(known, "there is no workload {of}");
         }
         let mut owned = BTreeSet::new();
         for Workload { name, ask, .. } in &self.workloads {
@@ -345,6 +347,13 @@ impl Scenario {
             step.at = step.at.times(factor);
         }
         self
+    }
+}
+
+impl Watchers {
+    /// Under which name it is told how long they took to be current again.
+    pub(crate) fn relists(&self) -> String {
+        format!("{} relist", self.name)
     }
 }
 
