@@ -26,10 +26,10 @@ pub(super) struct Mark {
 }
 
 const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 264.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
-const TOP: f64 = 26.0;
+const TOP: f64 = 40.0;
 const BOTTOM: f64 = 34.0;
 
 impl Chart {
@@ -71,7 +71,7 @@ impl Chart {
         }
         let (middle, y) = ((LEFT + right) / 2.0, HEIGHT - 4.0);
         write!(out, "<text class='unit mid' x='{middle}' y='{y}'>{}</text>", self.x_unit)?;
-        write!(out, "<text class='unit' x='6' y='12'>{}</text>", self.y_unit)
+        write!(out, "<text class='unit' x='6' y='14'>{}</text>", self.y_unit)
     }
 
     fn write_marks(&self, out: &mut String) -> fmt::Result {
@@ -80,7 +80,7 @@ impl Chart {
             let (x, text) = (self.x(*at), escaped(text));
             write!(out, "<path class='mark' d='M{x:.1} {TOP}V{bottom}'/>")?;
             // Neighbours are written at different heights.
-            let y = TOP - 4.0 + 11.0 * (n % 2) as f64;
+            let y = 14.0 + 11.0 * (n % 3) as f64;
             let (side, x) = if x > WIDTH * 0.75 { ("end", x - 3.0) } else { ("", x + 3.0) };
             write!(out, "<text class='marked {side}' x='{x:.1}' y='{y}'>{text}</text>")?;
         }
@@ -122,7 +122,7 @@ mod tests {
         };
         let mut svg = String::new();
         chart.write(&mut svg).expect("a string takes everything");
-        assert!(svg.contains("d='M58.0 216.0L546.0 26.0'"), "{svg}");
+        assert!(svg.contains("d='M58.0 230.0L546.0 40.0'"), "{svg}");
         assert!(svg.contains("a &lt; b") && svg.contains("compaction"), "{svg}");
     }
 }
