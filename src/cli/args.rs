@@ -120,7 +120,7 @@ pub(super) struct What {
     #[arg(long, value_name = "FILE", help_heading = "Request")]
     pub(super) requests: Option<PathBuf>,
 
-    /// What a running Seawall has recorded (--trace): which of its calls each rule would have made
+    /// What a running Seawall has recorded (--record): which of its calls each rule would have made
     /// wait or refused, at their times.
     #[arg(long, value_name = "FILE", help_heading = "Request")]
     pub(super) trace: Option<PathBuf>,

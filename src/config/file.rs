@@ -3,9 +3,11 @@
 //! The comments are the descriptions in the JSON schema: what a key does, and what raising it
 //! costs. `Default` gives the defaults, with the reason for each number.
 
+mod attribution;
 mod mirror;
 mod protection;
 
+pub(super) use attribution::{Attribution, Trace};
 pub(super) use mirror::Mirror;
 pub(super) use protection::{
     Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
@@ -242,38 +244,6 @@ pub(super) struct Lane {
     pub(super) connection_window: Option<Size>,
 }
 
-/// What is remembered of who loads etcd, and what is logged of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Attribution {
-    /// The heaviest clients, prefixes and kinds of calls that are told apart, in each list; lighter
-    /// ones may go unnamed. Raising it costs memory and lines of metrics.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub(super) entries: u32,
-    /// Calls that took longer are logged; watches and other streams are not. Lowering it fills the
-    /// log, up to `log_per_minute`.
-    pub(super) slow: Duration,
-    /// Calls that moved more bytes are logged.
-    pub(super) heavy: Size,
-    /// Lines of that log a minute at most; 0 logs none. What was left out is counted.
-    pub(super) log_per_minute: u32,
-    pub(super) trace: Trace,
-}
-
-/// A record of calls, one a line of JSON: shapes, keys, sizes and times, and never values. It is for
-/// replaying them, and for `seawall explain --trace`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Trace {
-    /// Where it is written, anew with each start; without it nothing is recorded.
-    pub(super) file: Option<PathBuf>,
-    /// Recording ends when the file would grow beyond this.
-    pub(super) max: Size,
-    /// Whether names of objects and namespaces are replaced by hashes, which are others with each
-    /// start.
-    pub(super) hash_keys: bool,
-}
-
 /// The operator's port: metrics, readiness, status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -436,29 +406,6 @@ const fn lane(
         streams_max: Some(streams_max),
         stream_window: Some(stream_window),
         connection_window: Some(connection_window),
-    }
-}
-
-impl Default for Attribution {
-    fn default() -> Self {
-        Self {
-            // A large cluster has a few hundred resources and as many clients.
-            entries: 1_000,
-            // Where kube-apiserver's own objective for calls on one object ends.
-            slow: seconds(1),
-            // Ten of etcd's largest requests; the list of a resource that is worth knowing.
-            heavy: mib(16),
-            // One a second: an incident is seen, and does not fill a disk.
-            log_per_minute: 60,
-            trace: Trace::default(),
-        }
-    }
-}
-
-impl Default for Trace {
-    fn default() -> Self {
-        // A million calls of usual length.
-        Self { file: None, max: mib(256), hash_keys: false }
     }
 }
 

@@ -26,12 +26,12 @@ enum Command {
     /// The scenarios that are built in, with their stories.
     List(list::List),
     /// Measures scenarios: against etcd itself, behind each peer, and behind Seawall.
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Writes a data set as Kubernetes would into an etcd that runs.
     Seed(seed::Seed),
     /// Names what became worse between two results, beyond their noise.
     Compare(compare::Compare),
-    /// Asks again what `seawall run --trace` has recorded.
+    /// Asks again what `seawall run --record` has recorded.
     Replay(replay::Replay),
     /// Turns a result into a page, or into Markdown.
     Report(show::Show),

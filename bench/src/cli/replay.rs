@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Dur
 
 #[derive(Args, Debug)]
 pub(super) struct Replay {
-    /// What `seawall run --trace` wrote
+    /// What `seawall run --record` wrote
     trace: PathBuf,
 
     /// URLs of an etcd, or of what stands in front of one

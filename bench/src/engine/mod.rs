@@ -1,5 +1,6 @@
 //! Runs scenarios: rounds over scenarios over targets, each sample on the same data.
 
+mod account;
 mod ceiling;
 mod hands;
 mod phase;
