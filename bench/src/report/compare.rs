@@ -96,6 +96,13 @@ fn notes(before: &Results, after: &Results) -> Vec<String> {
     if one.seed != other.seed || (one.scale - other.scale).abs() > f64::EPSILON {
         notes.push("They were measured with different data".to_owned());
     }
+    for scenario in &after.scenarios {
+        let same = |known: &&Scenario| known.name == scenario.name;
+        let known = before.scenarios.iter().find(same);
+        if known.is_some_and(|known| format!("{known:?}") != format!("{scenario:?}")) {
+            notes.push(format!("{} is not what it was: other loads or phases", scenario.name));
+        }
+    }
     if one.versions != other.versions {
         notes.push(format!(
             "Versions: {} / {}",
