@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy demo bench clean
+.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -18,10 +18,11 @@ endif
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Obtain protoc, etcd and what checks deploy/, without root, below target/tools
+setup: ## Obtain protoc, etcd, chromium and what checks deploy/, without root, below target/tools
 	@scripts/protoc
 	@scripts/etcd install default oldest newest
 	@scripts/deploy-tools
+	@scripts/deploy-tools chromium
 
 build: ## Build the proxy (release)
 	cargo build --release --locked
@@ -68,6 +69,9 @@ test-deploy: setup build ## What is in deploy/, with helm and the image's stages
 
 dist: ## Make release archives for x86-64 and arm64, with checksums and bills of materials, in target/dist
 	@scripts/dist $(ARGS)
+
+test-browser: setup build ## The live page in a headless chromium; pictures of it stay below target/tmp
+	cargo test --locked --test browser
 
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
 	@KEEP=$(KEEP) cargo run --quiet --locked --example demo
