@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
+.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -66,6 +66,9 @@ test-deploy: setup build ## What is in deploy/, with helm and the image's stages
 	@scripts/deploy-tools helm
 	cargo test --locked --test deploy
 	@scripts/container-test
+
+dist: ## Make release archives for x86-64 and arm64, with checksums and bills of materials, in target/dist
+	@scripts/dist $(ARGS)
 
 test-browser: setup build ## The live page in a headless chromium; pictures of it stay below target/tmp
 	cargo test --locked --test browser

@@ -50,6 +50,12 @@ pub(super) enum Command {
         shell: Shell,
     },
 
+    /// Write the man pages of all commands into a directory.
+    Man {
+        /// The directory, which has to be there.
+        directory: PathBuf,
+    },
+
     /// Print the JSON schema of the configuration file, which editors understand.
     #[command(after_help = SCHEMA_EXAMPLES)]
     Schema,

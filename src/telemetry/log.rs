@@ -49,7 +49,9 @@ impl Log {
             let only = Targets::new().with_target(audit::TARGET, LevelFilter::TRACE);
             layer.with_writer(file).with_filter(only)
         });
-        let registry = tracing_subscriber::registry().with(layer.with_filter(filter)).with(Recent);
+        let registry = tracing_subscriber::registry()
+            .with(layer.with_filter(filter))
+            .with(Recent.with_filter(LevelFilter::INFO));
         // A second subscriber in one process is a test's second Seawall, which shares the first's.
         let _ = match audited {
             Some(audited) => registry.with(audited).try_init(),
