@@ -40,6 +40,16 @@ impl Stage {
         Ok(Self { seawall, etcd })
     }
 
+    /// `protection` is the YAML in the braces of that key.
+    async fn protected(protection: &str) -> Result<Self> {
+        let etcd = Cluster::single().await?;
+        let endpoints = etcd.endpoints().join(", ");
+        let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\n");
+        let rest = format!("mirror: {{mode: enforce}}\nprotection: {{{protection}}}\n");
+        let seawall = configured(&etcd, &(clusters + &rest)).await?;
+        Ok(Self { seawall, etcd })
+    }
+
     async fn through(&self) -> Result<Kv> {
         Kv::connect(self.seawall.address("main")?).await
     }

@@ -250,6 +250,22 @@ async fn sent_bytes(stage: &Stage) -> Result<f64> {
     Ok(line.and_then(|line| line.rsplit(' ').next()).context("no such metric")?.parse()?)
 }
 
+/// What others have written counts with its true size, which etcd does not tell.
+#[tokio::test]
+async fn a_quota_of_bytes_knows_what_lies_in_memory() -> Result<()> {
+    let rule = "{name: pods, match: {prefixes: [/registry/pods]}, quota: {bytes: 64KiB}}";
+    let stage = Stage::protected(&format!("rules: [{rule}]")).await?;
+    let (ours, theirs) = (stage.through().await?, stage.direct().await?);
+    for number in 0..7 {
+        theirs.put(&pod(number), vec![b'v'; 10_000]).await?;
+    }
+    stage.warm(PODS).await?;
+    let full = ours.put(&pod(7), "small").await.err().context("it is stored")?;
+    ensure!(full.to_string().contains("seawall: pods:"), "{full:?}");
+    ours.put(&pod(0), "as small").await?;
+    Ok(())
+}
+
 /// Writers change everything all the time; each list is held against etcd's at its revision.
 #[tokio::test]
 async fn answers_are_those_of_etcd_while_writers_run() -> Result<()> {

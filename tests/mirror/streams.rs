@@ -3,14 +3,13 @@
 use crate::{
     DEADLINE, Stage,
     client::{Client, Status},
-    configured,
     kv::list,
     watches::{PODS, Watching},
 };
 use anyhow::{Context, Result, ensure};
 use prost::Message;
 use seawall::etcd::{method::Method, proto::etcdserverpb::WatchCreateRequest};
-use seawall_testkit::{Cluster, eventually};
+use seawall_testkit::eventually;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering::SeqCst},
@@ -113,12 +112,7 @@ async fn an_id_that_is_chosen_again_is_that_of_the_new_watcher() -> Result<()> {
 /// What changes in memory stays for those who are in the middle of reading it: there must be room.
 #[tokio::test]
 async fn a_client_that_stalls_in_a_list_is_ended_where_there_is_no_room_for_it() -> Result<()> {
-    let etcd = Cluster::single().await?;
-    let endpoints = etcd.endpoints().join(", ");
-    let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\n");
-    let rest = "mirror: {mode: enforce}\nprotection: {memory: 64MiB}\n";
-    let seawall = configured(&etcd, &(clusters + rest)).await?;
-    let stage = Stage { seawall, etcd };
+    let stage = Stage::protected("memory: 64MiB").await?;
     let kv = stage.through().await?;
     for number in 0..80 {
         kv.put(&format!("{PODS}default/{number}"), vec![b'v'; 1 << 20]).await?;

@@ -246,7 +246,8 @@ pub(in crate::config) struct Quota {
     /// Keys below each prefix of the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) objects: Option<u64>,
-    /// Bytes of the values of these keys.
+    /// Bytes of these keys: their number times their mean size, which is that of all where they are
+    /// in memory, else that of the values written here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) bytes: Option<Size>,
     /// Bytes of one value.
