@@ -224,12 +224,12 @@ const showRequests = (calls, figures) => {
     const mean = ended > 0 && took > 0 ? took * 1000 / ended : 0;
     return { key, first, cells: [
       text(first ? total.cluster : ""), text(total.class.replace(/_/g, " ")), wide(line(remember("calls " + key, each.calls))), number(rate(each.calls)),
-      number(milliseconds(mean)), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
+      wide(number(milliseconds(mean))), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
       number(rate(each.refused), each.refused ? "warn" : ""), wide(number(count(total.refused))),
       number(rate(each.failed), each.failed ? "bad" : ""), wide(number(count(total.failed))), wide(number(count(total.calls))),
     ] };
   });
-  table("requests", ["Cluster", "Class", "-", "#Calls/s", "#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "#Failed/s", "-#Failed", "-#Calls"],
+  table("requests", ["Cluster", "Class", "-", "#Calls/s", "-#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "#Failed/s", "-#Failed", "-#Calls"],
     rows, "no calls yet");
 };
 
@@ -241,10 +241,10 @@ const showQueues = (clusters, figures) => {
     if (queue.waiting) problem("warn", several(queue.waiting, "call waits", "calls wait") + " in the queue of " + words + " of " + name);
     return { key: name + " " + words, first: !i, cells: [
       text(i ? "" : name), text(words), bar(share, queue.running + " of " + queue.limit, share >= 1 ? "warn" : ""),
-      number(count(queue.waiting), queue.waiting ? "warn" : ""), wide(line(remember("waiting " + name + words, queue.waiting))),
+      number(count(queue.waiting), queue.waiting ? "warn" : ""),
     ] };
   }));
-  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "-"], rows, "none");
+  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting"], rows, "none");
 };
 
 const showProtections = ({ mode, memory, protections }) => {
