@@ -13,6 +13,8 @@ const PAGE: &str = concat!(
     "</style>\n",
     include_str!("page/body.html"),
     "<script>\n",
+    include_str!("page/table.js"),
+    include_str!("page/switch.js"),
     include_str!("page/page.js"),
     "</script>\n",
 );
