@@ -38,13 +38,10 @@ const showRequests = (calls, figures) => {
   const asked = calls.filter(({ calls, open }) => calls || open);
   const rows = asked.map((total, i) => {
     const first = !i || asked[i - 1].cluster !== total.cluster;
-    const key = total.cluster + " " + total.class, was = counters.get("calls " + key) || 0;
-    const ended = total.calls - was, took = total.seconds - (counters.get("seconds " + key) ?? total.seconds);
-    counters.set("seconds " + key, total.seconds);
+    const key = total.cluster + " " + total.class, mean = meanMilliseconds("class " + key, total.calls, total.seconds);
     const each = { calls: perSecond("calls " + key, total.calls), refused: perSecond("refused " + key, total.refused),
       failed: perSecond("failed " + key, total.failed), bytes: perSecond("bytes " + key, total.bytes) };
     for (const name in each) figures[name] += each[name];
-    const mean = ended > 0 && took > 0 ? took * 1000 / ended : 0;
     return { key, first, cells: [
       text(first ? total.cluster : ""), text(total.class.replace(/_/g, " ")), wide(line(remember("calls " + key, each.calls))), number(rate(each.calls)),
       wide(number(milliseconds(mean))), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
@@ -58,16 +55,17 @@ const showRequests = (calls, figures) => {
 
 const showQueues = (clusters, figures) => {
   const rows = clusters.flatMap(({ name, queues }) => queues.map((queue, i) => {
-    const words = queue.queue.replace("queues.", ""), share = queue.limit ? queue.running / queue.limit : 0;
+    const key = name + " " + queue.queue, words = queue.queue.replace("queues.", "");
+    const mean = meanMilliseconds("queue " + key, queue.calls, queue.waited_seconds), share = queue.limit ? queue.running / queue.limit : 0;
     figures.running += queue.running;
     figures.waiting += queue.waiting;
     if (queue.waiting) problem("warn", several(queue.waiting, "call waits", "calls wait") + " in the queue of " + words + " of " + name);
     return { key: name + " " + words, first: !i, cells: [
       text(i ? "" : name), text(words), bar(share, queue.running + " of " + queue.limit, share >= 1 ? "warn" : ""),
-      number(count(queue.waiting), queue.waiting ? "warn" : ""),
+      number(count(queue.waiting), queue.waiting ? "warn" : ""), number(mean >= 0.1 ? milliseconds(mean) : "–", mean >= 100 ? "warn" : ""),
     ] };
   }));
-  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting"], rows, "none");
+  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "#Mean wait"], rows, "none");
 };
 
 const showProtections = ({ mode, memory, protections }) => {

@@ -23,7 +23,7 @@ const several = (n, one, many) => n + " " + (n === 1 ? one : many);
 
 // ---- What changes: counters become rates, and what was seen of late a line.
 const HISTORY = 60;
-const histories = new Map(), counters = new Map();
+const histories = new Map(), counters = new Map(), sums = new Map();
 let now = 0, before = 0;
 const remember = (key, value) => {
   let history = histories.get(key);
@@ -37,6 +37,13 @@ const perSecond = (key, value) => {
   const last = counters.get(key);
   counters.set(key, value);
   return last === undefined || value < last || now <= before ? 0 : (value - last) * 1000 / (now - before);
+};
+/** Of so many calls that took so many seconds in all, what each of those took that have ended of late. */
+const meanMilliseconds = (key, calls, seconds) => {
+  const last = sums.get(key) || { calls, seconds };
+  sums.set(key, { calls, seconds });
+  const ended = calls - last.calls, took = seconds - last.seconds;
+  return ended > 0 && took > 0 ? took * 1000 / ended : 0;
 };
 
 // ---- Tables, of which nothing is made anew that is there: a switch that is being used stays.
