@@ -65,7 +65,7 @@ const showQueues = (clusters, figures) => {
       number(count(queue.waiting), queue.waiting ? "warn" : ""), number(mean >= 0.1 ? milliseconds(mean) : "–", mean >= 100 ? "warn" : ""),
     ] };
   }));
-  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "#Mean wait"], rows, "none");
+  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "#Wait"], rows, "none");
 };
 
 const showProtections = ({ mode, memory, protections }) => {
