@@ -246,6 +246,28 @@ fn explain_shows_how_a_range_is_split() {
 }
 
 #[test]
+fn explain_says_who_may() {
+    let config = file(
+        "access.yaml",
+        "clusters: {main: {endpoints: [http://a:1]}}
+access: {grants: [{clients: [team], verbs: [read, write], prefixes: [/team]}]}
+",
+    );
+    let explain = |args: &str| {
+        let done = run(&format!("explain --config {} {args}", config.display()));
+        assert_eq!((done.code, &done.stderr[..]), (Some(0), ""));
+        done.stdout
+    };
+    let text = explain("--client team --prefix /team/");
+    assert!(text.contains("  access    let by access.grants[0]\n"), "{text}");
+    assert!(text.contains("  outcome   passes when its turn comes\n"), "{text}");
+    let text = explain("--client team --range /team/ /team1");
+    let why = r#"  access    no grant lets this client read ["/team/", "/team1")"#;
+    assert!(text.contains(why), "{text}");
+    assert!(text.contains("  outcome   refused: etcdserver: permission denied\n"), "{text}");
+}
+
+#[test]
 fn explain_reads_requests() {
     let jsonl = file(
         "requests.jsonl",

@@ -8,11 +8,12 @@ use super::{
     request::{self, Method, Request},
 };
 use crate::{
-    admission::Client,
+    access::{self, Verdict},
+    admission::{Client, Mode},
     config::{Listener, Loaded},
     routing::{Located, Segment, Table, txn},
 };
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// A block of lines for each request and each listener.
 pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
@@ -70,16 +71,43 @@ fn explain_at(loaded: &Loaded, index: usize, request: &Request) -> Result<String
     let listener = format!("{} ({})", listener.name, listener.address);
     let head = [("shape", subject.shape.as_str()), ("class", subject.class.as_str())];
     let head = head.into_iter().chain([("client", &client[..]), ("listener", &listener)]);
+    let access = loaded.settings.access.as_ref().filter(|access| access.mode != Mode::Off);
+    let judged = access.map(|access| judged(access, request, &subject.client));
+    let refused = judged.as_ref().is_some_and(Result::is_err)
+        && access.is_some_and(|access| access.mode == Mode::Enforce);
+    let access = judged.map(|judged| line("access", judged.unwrap_or_else(|refused| refused)));
     let config = &loaded.settings.protection;
     let protections = match &place.cluster {
+        _ if refused => vec![line("outcome", "refused: etcdserver: permission denied")],
         Some(cluster) => protections::lines(config, request, &subject, cluster),
         None => Vec::new(),
     };
     let lines = std::iter::once(title)
         .chain(head.map(|(name, value)| line(name, value)))
+        .chain(access)
         .chain(place.lines)
         .chain(protections);
     Ok(lines.map(|line| line + "\n").collect())
+}
+
+/// The grants that let a request; the first thing that none lets, if there is one.
+fn judged(config: &access::Config, request: &Request, client: &Client) -> Result<String, String> {
+    let mut by = BTreeSet::new();
+    for need in request.needs() {
+        match config.judge(client, &need) {
+            Verdict::By(number) => by.insert(format!("access.grants[{number}]")),
+            Verdict::Refused => {
+                let keys = need.keys.map(|keys| format!(" {keys}")).unwrap_or_default();
+                let observing = if config.mode == Mode::Observe { " (observe)" } else { "" };
+                let verb = need.verb.as_str();
+                return Err(format!("no grant lets this client {verb}{keys}{observing}"));
+            }
+        };
+    }
+    match by.is_empty() {
+        true => Ok("let, since it touches no keys".into()),
+        false => Ok(format!("let by {}", Vec::from_iter(by).join(", "))),
+    }
 }
 
 /// A name and what there is to say of it.

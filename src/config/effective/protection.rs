@@ -172,7 +172,7 @@ impl Page<'_> {
         self.value("log_per_minute", log_per_minute, "");
     }
 
-    fn patterns(&mut self, key: &str, patterns: &[Pattern], meaning: &str) {
+    pub(super) fn patterns(&mut self, key: &str, patterns: &[Pattern], meaning: &str) {
         self.values(key, patterns.iter().map(|pattern| quoted(&pattern.to_string())), meaning);
     }
 
@@ -183,7 +183,7 @@ impl Page<'_> {
     }
 }
 
-fn of_mode(mode: Mode) -> &'static str {
+pub(super) fn of_mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Off => "off",
         Mode::Observe => "observe",
