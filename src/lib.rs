@@ -4,7 +4,8 @@
 //! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]), answers it from memory
 //! ([`mirror`]), shares it ([`coalesce`]) or cuts it up ([`paging`]), forwards it ([`upstream`]) and
 //! puts it down to its client ([`attribution`]). Beside the way: [`admin`] and [`drain`]. Below
-//! everything: [`etcd`]'s vocabulary, [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: the
+//! everything: [`etcd`]'s vocabulary, [`grpc`] and [`tls`] on the wire, [`telemetry`],
+//! and what tests break on purpose ([`sabotage`]). Above it: the
 //! command line ([`cli`]), [`config`] and [`app`], which puts the parts together. Modules use only
 //! those that come after them; a test sees to that.
 
@@ -36,4 +37,5 @@ pub mod worker;
 
 pub mod etcd;
 pub mod grpc;
+pub mod sabotage;
 pub mod tls;

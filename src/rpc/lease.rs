@@ -12,6 +12,7 @@ use crate::{
     },
     grpc::{self, Incoming, Message, Outgoing},
     pipeline::{self, Manner, Placed, Responder},
+    sabotage::Sabotage,
     upstream::{self, Cluster, Outbound},
 };
 use futures_util::future::join_all;
@@ -201,6 +202,9 @@ impl Copies {
     }
 
     fn renew(&self, message: &Message) {
+        if Sabotage::ForgetLease.is_on() {
+            return;
+        }
         if self.queue.try_send(message.clone()).is_err() {
             tracing::debug!(
                 "keep-alive for a lease's copy dropped: its cluster does not take them"
