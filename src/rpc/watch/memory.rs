@@ -16,6 +16,7 @@ use crate::{
     etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, SendError},
     mirror::{Batch, Behind, Collection, Mirror, Store, Watcher},
+    sabotage::Sabotage,
     upstream::Cluster,
 };
 use bytes::Bytes;
@@ -247,25 +248,38 @@ impl Keeper {
     /// revision to come, and none while that cannot be known.
     async fn progress(&mut self) -> Result<(), SendError> {
         let position = self.desk.mirror.position();
-        self.deliver_all().await?;
+        let overtakes = Sabotage::OvertakeEvents.is_on();
+        if !overtakes {
+            self.deliver_all().await?;
+        }
         if !position.live {
             return Ok(());
         }
-        let revision = position.revision;
         let cursors = || self.followed.values().flat_map(|followed| &followed.cursors);
-        let reached = cursors().filter(|(_, cursor)| cursor.watcher.has_reached(revision));
-        let reached: Vec<_> = reached.map(|(id, _)| *id).collect();
+        let reached = |watcher: &Watcher| match overtakes {
+            true => Some(position.revision),
+            false => watcher.reached(position.revision),
+        };
+        let told = cursors().filter_map(|(id, cursor)| Some((*id, reached(&cursor.watcher)?)));
+        let told: Vec<_> = told.collect();
         // From now on nobody is created.
         let mut turn = self.desk.outlet.turn().await;
         let others = self.desk.ids.lock().has_others(Source::Memory(self.desk.index));
-        if others {
-            for id in reached {
-                self.desk.tell_progress(&mut turn, id, revision).await?;
+        let all = told.len() == cursors().count();
+        let even = told.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        match told.first() {
+            Some((_, revision)) if all && even && !others => {
+                self.desk.tell_progress(&mut turn, ALL, *revision).await
             }
-        } else if !reached.is_empty() && reached.len() == cursors().count() {
-            self.desk.tell_progress(&mut turn, ALL, revision).await?;
+            // Some have got later events than others.
+            Some(_) if all || others => {
+                for (id, revision) in told {
+                    self.desk.tell_progress(&mut turn, id, revision).await?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn on_changed(&mut self, changed: Changed) -> Result<(), SendError> {
@@ -356,9 +370,9 @@ impl Followed {
     async fn tell_progress(&mut self, desk: &Desk, revision: i64) -> Result<(), SendError> {
         for (id, cursor) in &mut self.cursors {
             let due = cursor.watcher.progress_notify && cursor.told.elapsed() >= SILENCE_MAX;
-            if due && cursor.watcher.has_reached(revision) {
+            if due && let Some(reached) = cursor.watcher.reached(revision) {
                 cursor.told = Instant::now();
-                desk.tell_progress(&mut desk.outlet.turn().await, *id, revision).await?;
+                desk.tell_progress(&mut desk.outlet.turn().await, *id, reached).await?;
             }
         }
         Ok(())
