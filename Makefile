@@ -4,7 +4,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy demo bench clean
+.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
+  robustness-proof fuzz test-deploy demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -60,6 +61,15 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 	  echo "conformance with etcd $$line"; \
 	  SEAWALL_ETCD=$$line cargo test --locked --test conformance --test mirror_store; \
 	done
+
+robustness: setup build ## Random faults and whether clients are told the truth; SEED=1 DURATION=300 VERSION=3.6 MEMBERS=3 if you like
+	cargo test --locked --test robustness long -- --ignored --nocapture
+
+robustness-proof: setup ## See that a Seawall built to break its promises is found out each time
+	env -u SEAWALL_BIN cargo test --locked --features sabotage --test robustness proof:: -- --nocapture
+
+fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config SECONDS=60
+	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(SECONDS),60)
 
 test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm
