@@ -5,11 +5,13 @@
 //! - [`Pki`]: certificates that a test trusts, and some that it does not.
 //! - [`FaultProxy`]: a TCP connection that misbehaves on command.
 //! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
+//! - [`every_choice`], [`each_seed`]: orders in which things can happen, for tests of small hard parts.
 //! - [`mod@eventually`]: waits for a condition, so that no test sleeps.
 //!
 //! Every process started here ends with its owner, also when the test process is killed.
 
 mod binaries;
+mod choices;
 mod cluster;
 mod etcdctl;
 mod eventually;
@@ -23,6 +25,7 @@ mod scratch;
 mod seawall;
 
 pub use binaries::Binaries;
+pub use choices::{Choices, each_seed, every_choice};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use etcdctl::{Etcdctl, Output, etcdctl};
 pub use eventually::eventually;
