@@ -146,7 +146,7 @@ impl<K: Key, T: Outcome> Flights<K, T> {
 
     /// Whether no key is being read.
     #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.book.lock().is_empty()
     }
 }
