@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
-  robustness-proof fuzz test-deploy demo bench clean
+  robustness-proof soak fuzz test-deploy demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -67,6 +67,9 @@ robustness: setup build ## Random faults and whether clients are told the truth;
 
 robustness-proof: setup ## See that a Seawall built to break its promises is found out each time
 	env -u SEAWALL_BIN cargo test --locked --features sabotage --test robustness proof:: -- --nocapture
+
+soak: setup build ## Clients come and go, and nothing is left of them; DURATION=1800
+	cargo test --locked --test abuse soak::long -- --ignored --nocapture
 
 fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config SECONDS=60
 	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(SECONDS),60)

@@ -28,6 +28,7 @@ use prost::Message as _;
 use std::{
     collections::{BTreeMap, HashMap},
     future::poll_fn,
+    ops::RangeBounds,
     sync::Arc,
     time::Duration,
 };
@@ -227,9 +228,11 @@ impl Keeper {
             watcher: seat.watcher,
             request: seat.request,
         };
-        followed.cursors.insert(cursor.request.watch_id, cursor);
-        // What has happened before it was followed.
-        self.deliver(&name).await
+        let id = cursor.request.watch_id;
+        followed.cursors.insert(id, cursor);
+        // What has happened before it was followed. To look at all others as well each time would
+        // take ever longer where a stream has very many.
+        followed.deliver(desk, id..=id).await
     }
 
     async fn cancel(&mut self, watch_id: i64) -> Result<(), SendError> {
@@ -313,14 +316,14 @@ impl Keeper {
 
     async fn deliver_all(&mut self) -> Result<(), SendError> {
         for followed in self.followed.values_mut() {
-            followed.deliver(&self.desk).await?;
+            followed.deliver(&self.desk, ..).await?;
         }
         Ok(())
     }
 
     async fn deliver(&mut self, name: &Bytes) -> Result<(), SendError> {
         match self.followed.get_mut(name) {
-            Some(followed) => followed.deliver(&self.desk).await,
+            Some(followed) => followed.deliver(&self.desk, ..).await,
             None => Ok(()),
         }
     }
@@ -337,8 +340,8 @@ impl Followed {
         }
     }
 
-    /// Sends each watcher what it has not seen yet.
-    async fn deliver(&mut self, desk: &Desk) -> Result<(), SendError> {
+    /// Sends each watcher with one of these ids what it has not seen yet.
+    async fn deliver(&mut self, desk: &Desk, ids: impl RangeBounds<i64>) -> Result<(), SendError> {
         // In this order: what the feed has reached is in a store that is still there after that.
         let reached = desk.mirror.position().revision;
         let current = self.collection.store();
@@ -350,7 +353,7 @@ impl Followed {
         let revision = reached.max(self.store.snapshot().revision);
         self.seen.revision = revision;
         let mut behind = Vec::new();
-        for (id, cursor) in &mut self.cursors {
+        for (id, cursor) in self.cursors.range_mut(ids) {
             match cursor.deliver(&self.store, desk, revision).await {
                 Ok(()) => {}
                 Err(Stop::Behind(why)) => {
