@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
-  robustness-proof soak fuzz test-deploy demo bench clean
+  robustness-proof soak fuzz test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -19,10 +19,11 @@ endif
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Obtain protoc, etcd and what checks deploy/, without root, below target/tools
+setup: ## Obtain protoc, etcd, chromium and what checks deploy/, without root, below target/tools
 	@scripts/protoc
 	@scripts/etcd install default oldest newest
 	@scripts/deploy-tools
+	@scripts/deploy-tools chromium
 
 build: ## Build the proxy (release)
 	cargo build --release --locked
@@ -78,6 +79,9 @@ test-deploy: setup build ## What is in deploy/, with helm and the image's stages
 	@scripts/deploy-tools helm
 	cargo test --locked --test deploy
 	@scripts/container-test
+
+test-browser: setup build ## The live page in a headless chromium; pictures of it stay below target/tmp
+	cargo test --locked --test browser
 
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
 	@KEEP=$(KEEP) cargo run --quiet --locked --example demo

@@ -117,7 +117,7 @@ impl App {
             move || metrics_text(&registry)
         }));
         let common = Common {
-            metrics: call_metrics,
+            metrics: Arc::clone(&call_metrics),
             protection: Arc::clone(&protection),
             reads: Arc::clone(&reads),
             attribution: Arc::clone(&attribution),
@@ -142,10 +142,12 @@ impl App {
                 })
                 .collect(),
             livez_after: settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after),
+            token_file: settings.admin.as_ref().and_then(|admin| admin.token_file.clone()),
             signals: signals.clone(),
             registry,
             attribution: Arc::clone(&attribution),
             protection: Arc::clone(&protection),
+            calls: call_metrics,
         };
         let mut app = Self {
             backends,
@@ -177,14 +179,11 @@ impl App {
     async fn serve_admin(&mut self, view: View) -> anyhow::Result<()> {
         let Some(config) = &self.settings.admin else { return Ok(()) };
         let admin = Admin::bind(config).await?;
-        tracing::info!(address = %admin.address, "admin listening");
+        let (tls, token) = (config.tls.is_some(), config.token_file.is_some());
+        tracing::info!(address = %admin.address, tls, token, "admin listening");
         self.admin = Some(admin.address);
-        let serving = async move {
-            if let Err(error) = admin.run(Arc::new(view)).await {
-                tracing::error!(%error, "the admin port has failed");
-            }
-        };
-        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(serving)));
+        let serving = tokio::spawn(admin.run(Arc::new(view)));
+        self.tasks.push(AbortOnDropHandle::new(serving));
         Ok(())
     }
 

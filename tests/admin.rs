@@ -19,9 +19,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     task::JoinSet,
+    time::timeout,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -179,8 +180,18 @@ async fn what_is_wrong_with_a_switch_is_said_and_nothing_switched() -> Result<()
     let rebound = format!("{BY_HAND}Origin: http://seawall\r\n");
     for (path, headers, code, text) in [
         ("rules.office?mode=off", "", 403, "send the header x-seawall-switch: yes\n"),
-        ("rules.office?mode=off", &foreign[..], 403, "nothing is switched from a browser"),
-        ("rules.office?mode=off", &rebound[..], 403, "nothing is switched from a browser"),
+        (
+            "rules.office?mode=off",
+            &foreign[..],
+            403,
+            "nothing is switched from a browser, but by Seawall's page",
+        ),
+        (
+            "rules.office?mode=off",
+            &rebound[..],
+            403,
+            "nothing is switched from a browser, but by Seawall's page",
+        ),
         (
             "rules.office?mode=of",
             BY_HAND,
@@ -302,4 +313,107 @@ async fn a_collection_in_memory_is_shown_and_switched_off_by_itself() -> Result<
     client.get("/registry/pods/", Some(GetOptions::new().with_prefix())).await?;
     assert_eq!(pods().await?["hits"], before);
     Ok(())
+}
+
+const TOKEN: &str = "correct-horse-battery-staple";
+
+fn token_file(name: &str, text: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text)?;
+    Ok(path)
+}
+
+#[tokio::test]
+async fn with_a_token_it_alone_decides_who_switches() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let token = token_file("admin.token", &format!("{TOKEN}\n"))?;
+    let admin = format!("admin: {{token_file: {}}}\n", token.display());
+    let seawall = start(&denying(&cluster, "token.yaml", &admin)?).await?;
+    let bearer = |token: &str| format!("authorization: Bearer {token}\r\n");
+    let elsewhere = format!("{}Origin: http://elsewhere.example\r\n", bearer(TOKEN));
+    let met = async |headers: &str, code: u16, text: &str| {
+        for path in ["/protection/rules.office?mode=off", "/mirror/main?collection=/a&mode=off"] {
+            let (met, body) = post(&seawall, path, headers).await?;
+            // Nobody asked for a collection yet, which is said only to those who may switch it.
+            let code = if code == 200 && path.starts_with("/mirror") { 404 } else { code };
+            ensure!(met == code && (body.contains(text) || code == 404), "{path}: {met} {body}");
+        }
+        Ok(())
+    };
+    met(BY_HAND, 401, "send the header authorization: Bearer TOKEN\n").await?;
+    met(&bearer("wrong"), 401, "this is not the admin token\n").await?;
+    met("authorization: Basic wrong\r\n", 401, "this is not the admin token\n").await?;
+    let office = shown(&seawall, "/protection/rules.office").await?;
+    ensure!(office["switched"] == false, "{office}");
+    met(&bearer(TOKEN), 200, "\"off\"").await?;
+    met(&elsewhere, 200, "\"off\"").await?;
+
+    token_file("admin.token", "another-horse-battery-staple")?;
+    met(&bearer(TOKEN), 401, "this is not the admin token\n").await?;
+    met(&bearer("another-horse-battery-staple"), 200, "\"off\"").await?;
+    token_file("admin.token", "")?;
+    met(&bearer(""), 500, "the admin token cannot be read\n").await?;
+    // Whoever only looks needs none.
+    shown(&seawall, "/status").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_could_be_guessed_starts_nothing() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let token = token_file("short.token", "secret")?;
+    let admin = format!("admin: {{token_file: {}}}\n", token.display());
+    let started = start(&denying(&cluster, "short.yaml", &admin)?).await;
+    let error = format!("{:#}", started.err().context("it started")?);
+    ensure!(error.contains("expected a token of at least 16 printable characters"), "{error}");
+    ensure!(!error.contains("secret\""), "{error}");
+    Ok(())
+}
+
+/// The next snapshot of a stream.
+async fn next(lines: &mut Lines<BufReader<TcpStream>>) -> Result<Value> {
+    let read = async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Ok(serde_json::from_str(data)?);
+            }
+        }
+        anyhow::bail!("the stream has ended")
+    };
+    timeout(DEADLINE, read).await?
+}
+
+#[tokio::test]
+async fn viewers_are_told_the_same_as_it_happens() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "stream.yaml", "")?).await?;
+    let look = async || {
+        let mut stream = TcpStream::connect(seawall.admin()?).await?;
+        stream.write_all(b"GET /stream HTTP/1.1\r\nHost: seawall\r\n\r\n").await?;
+        anyhow::Ok(BufReader::new(stream).lines())
+    };
+    let (mut one, mut other, _idle) = (look().await?, look().await?, look().await?);
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    client.put("/a", "", None).await?;
+    ensure!(!passes(&mut client, "/office/a").await?, "the rule denies it");
+    let told = eventually(DEADLINE, "what has happened to be told", async || {
+        let told = next(&mut one).await?;
+        let calls = told["calls"].as_array().context("calls")?;
+        let writes = calls.iter().find(|total| total["class"] == "write").context("no write")?;
+        ensure!(writes["calls"] == 2 && writes["refused"] == 1, "{writes}");
+        let events = told["events"].as_array().context("events")?;
+        let refused = events.iter().find(|event| event["message"] == "calls are refused");
+        let refused = refused.context("no refusal")?;
+        ensure!(refused["details"] == "protection=rules.office refused=1", "{refused}");
+        Ok(told)
+    })
+    .await?;
+    ensure!(told["token"] == false && told["top"]["total"]["requests"] == 2, "{told}");
+    let member = &told["status"]["clusters"]["main"]["members"][0];
+    ensure!(member["lanes"]["light"]["connections"].as_u64() > Some(0), "{member}");
+    eventually(DEADLINE, "the other to be told the same", async || {
+        ensure!(next(&mut other).await?["calls"] == told["calls"]);
+        Ok(())
+    })
+    .await
 }

@@ -84,7 +84,7 @@ fn unknown_keys_are_errors_that_help() {
         "listener:\n  name: main\nadmin:\n  port: 2381\n",
         &[
             "seawall.yaml:1:1: listener: there is no such key; did you mean listeners?",
-            "seawall.yaml:4:3: admin.port: there is no such key; known here: address, livez_after",
+            "seawall.yaml:4:3: admin.port: there is no such key; known here: address, tls, token_file, livez_after",
         ],
     );
 }

@@ -15,14 +15,14 @@ use nix::{
     },
     unistd::Pid,
 };
-use seawall_testkit::{Cluster, SeawallProcess, eventually};
+use seawall_testkit::{Cluster, Pki, SeawallProcess, eventually};
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -220,7 +220,7 @@ fn text_without_an_admin_port_is_an_error_that_names_it() -> Result<()> {
     let error = String::from_utf8(output.stderr)?;
     let expected = format!("error: the admin port at {admin} cannot be reached: ");
     ensure!(output.status.code() == Some(1) && error.starts_with(&expected), "{error}");
-    let output = piped("https://127.0.0.1:1", &[])?;
+    let output = piped("ftp://127.0.0.1:1", &[])?;
     let error = String::from_utf8(output.stderr)?;
     ensure!(
         output.status.code() == Some(2) && error.contains("--admin: expected a URL"),
@@ -270,4 +270,90 @@ async fn asks_on_when_seawall_goes_and_says_so() -> Result<()> {
     top.shows("trying again").await?;
     top.press("\x03")?;
     top.ends().await
+}
+
+/// An admin port with TLS and a token, and what `seawall top` says to reach it.
+struct Guarded {
+    seawall: SeawallProcess,
+    pki: Pki,
+    token: PathBuf,
+    _cluster: Cluster,
+}
+
+impl Guarded {
+    async fn start(name: &str) -> Result<Self> {
+        let (cluster, pki) = (Cluster::single().await?, Pki::new()?);
+        let token = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&token, "correct-horse-battery-staple\n")?;
+        let (server, upstream) = (pki.server()?, cluster.member(0).endpoint());
+        let seawall = SeawallProcess::builder()
+            .binary(binary())
+            .args(["--upstream", &upstream, "--admin-token-file", &token.display().to_string()])
+            .args(["--admin-cert-file".into(), server.cert, "--admin-key-file".into(), server.key])
+            .args(["--admin-trusted-ca-file".into(), pki.ca()])
+            .start()
+            .await?;
+        Ok(Self { seawall, pki, token, _cluster: cluster })
+    }
+
+    fn url(&self) -> Result<String> {
+        Ok(format!("https://{}", self.seawall.admin()?))
+    }
+
+    fn args(&self) -> Result<Vec<String>> {
+        let operator = self.pki.client("operator")?;
+        let files = [("--ca", self.pki.ca()), ("--cert", operator.cert), ("--key", operator.key)];
+        let pair = |(flag, path): (&str, PathBuf)| [flag.to_owned(), path.display().to_string()];
+        Ok(files.into_iter().flat_map(pair).collect())
+    }
+}
+
+#[tokio::test]
+async fn reaches_an_admin_port_over_tls() -> Result<()> {
+    let guarded = Guarded::start("tls.token").await?;
+    let (url, args) = (guarded.url()?, guarded.args()?);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let output = piped(&url, &args)?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success() && text.contains("\nProtections\n"), "{text}");
+    for (args, expected) in [
+        // Nobody vouches for the port, or for the client.
+        (&[][..], "TLS: invalid peer certificate"),
+        (&args[..2], "cannot be reached"),
+    ] {
+        let output = piped(&url, args)?;
+        let error = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(1) && error.contains(expected), "{args:?}: {error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_protection_is_switched_with_the_token() -> Result<()> {
+    let guarded = Guarded::start("switch.token").await?;
+    let (url, args) = (guarded.url()?, guarded.args()?);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut without = InTerminal::start(&url, &args)?;
+    without.shows("protections enforce").await?;
+    without.press("\x1b[Z\x1b[Z")?;
+    without.shows("┌Protections─").await?;
+    without.press("\r")?;
+    without.shows("all:  o off  b observe").await?;
+    without.press("b")?;
+    without.shows("all was not switched: to switch anything, send the header auth").await?;
+    without.press("q")?;
+    without.ends().await?;
+
+    let token = guarded.token.display().to_string();
+    let mut with = InTerminal::start(&url, &[&args[..], &["--token-file", &token]].concat())?;
+    with.shows("protections enforce").await?;
+    with.press("\x1b[Z\x1b[Z")?;
+    with.shows("┌Protections─").await?;
+    with.press("\r")?;
+    with.shows("all:  o off  b observe").await?;
+    with.press("b")?;
+    with.shows("all was switched: observe").await?;
+    with.shows("protections observe").await?;
+    with.press("q")?;
+    with.ends().await
 }

@@ -1,18 +1,16 @@
 //! What is answered from memory, as JSON, and the switch of one collection.
 
-use super::{
-    View,
-    protection::{not_by_hand, refused},
-};
+use super::{View, access::MaySwitch, protection::refused};
 use crate::mirror::{Collection, Mirror, State as Held, Tier};
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -20,7 +18,7 @@ use tokio::time::Instant;
 
 /// What `/mirror` shows.
 #[derive(Debug, Serialize)]
-struct Overview {
+pub(super) struct Overview {
     /// How far it goes.
     mode: &'static str,
     clusters: BTreeMap<String, ClusterMirror>,
@@ -36,6 +34,10 @@ struct ClusterMirror {
     behind: i64,
     memory: Memory,
     answers: u64,
+    /// Watchers that are served from memory, what they were sent, and those that went on at etcd.
+    watchers: i64,
+    watch_events: u64,
+    watch_handovers: u64,
     collections: Vec<CollectionMirror>,
 }
 
@@ -71,11 +73,11 @@ pub(super) struct Params {
 
 const EXPECTED: &str = "expected ?collection=/registry/pods&mode=off or on";
 
-pub(super) async fn overview(State(view): State<Arc<View>>) -> impl IntoResponse {
+pub(super) fn overview(view: &View) -> Overview {
     let clusters = view.mirrors().into_iter();
     let clusters =
         clusters.map(|(mirror, newest)| (mirror.cluster.to_string(), of(&mirror, newest)));
-    Json(Overview { mode: view.protection.mirror().as_str(), clusters: clusters.collect() })
+    Overview { mode: view.protection.mirror().as_str(), clusters: clusters.collect() }
 }
 
 pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
@@ -89,12 +91,9 @@ pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>
 pub(super) async fn switch(
     State(view): State<Arc<View>>,
     Path(name): Path<String>,
+    _: MaySwitch,
     Query(Params { collection, mode }): Query<Params>,
-    headers: HeaderMap,
 ) -> Response {
-    if let Some(why) = not_by_hand(&headers) {
-        return refused(StatusCode::FORBIDDEN, &why);
-    }
     let mirror = match named(&view, &name) {
         Ok((mirror, _)) => mirror,
         Err(why) => return refused(StatusCode::NOT_FOUND, &why),
@@ -114,6 +113,19 @@ pub(super) async fn switch(
         "mirror switched"
     );
     Json(of_collection(&switched)).into_response()
+}
+
+impl Overview {
+    /// The collections that something is held of, or that rest, at most `rows` of each cluster: those
+    /// that were read most.
+    pub(super) fn shortened(mut self, rows: usize) -> Self {
+        for cluster in self.clusters.values_mut() {
+            cluster.collections.retain(|held| held.state != "cold" || held.why.is_some());
+            cluster.collections.sort_by_key(|held| Reverse(held.hits + held.misses));
+            cluster.collections.truncate(rows);
+        }
+        self
+    }
 }
 
 fn named(view: &View, name: &str) -> Result<(Arc<Mirror>, i64), String> {
@@ -136,6 +148,9 @@ fn of(mirror: &Mirror, newest: i64) -> ClusterMirror {
         behind: (newest - position.revision).max(0),
         memory: Memory { used: mirror.held_bytes(), limit: mirror.config().memory_bytes },
         answers: mirror.metrics.answers.get(),
+        watchers: mirror.metrics.watchers.get(),
+        watch_events: mirror.metrics.watch_events.get(),
+        watch_handovers: mirror.metrics.watch_handovers.get(),
         collections: mirror.collections().iter().map(|held| of_collection(held)).collect(),
     }
 }

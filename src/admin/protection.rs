@@ -1,11 +1,11 @@
 //! What protects etcd, as JSON, and the switches by which an operator overrules it.
 
-use super::View;
+use super::{View, access::MaySwitch};
 use crate::admission::{Gate, Mode, Protection, Standing};
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderName, StatusCode, header::ORIGIN},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc};
 
 /// What `/protection` shows.
 #[derive(Debug, Serialize)]
-struct Overview {
+pub(super) struct Overview {
     /// How far any protection goes.
     mode: &'static str,
     memory: Memory,
@@ -51,21 +51,17 @@ pub(super) struct Params {
     mode: Option<String>,
 }
 
-/// Proof that a request does not come from a page of another site: a browser asks first before it
-/// sends such a header there, and is not allowed to.
-const SWITCH: HeaderName = HeaderName::from_static("x-seawall-switch");
-
 const MODES: &str = "expected ?mode=off, observe, enforce (or on), or configured";
 
-pub(super) async fn overview(State(view): State<Arc<View>>) -> impl IntoResponse {
+pub(super) fn overview(view: &View) -> Overview {
     let protection = &view.protection;
     let (used, limit) = (protection.memory.used(), protection.memory.limit());
-    Json(Overview {
+    Overview {
         mode: standing(protection, "all").map_or(Mode::Off.as_str(), |all| all.mode),
         memory: Memory { used, limit },
         protections: protection.standings(),
         clusters: protection.gates().iter().map(|gate| cluster(gate)).collect(),
-    })
+    }
 }
 
 fn cluster(gate: &Gate) -> Cluster {
@@ -93,12 +89,9 @@ pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>
 pub(super) async fn switch(
     State(view): State<Arc<View>>,
     Path(name): Path<String>,
+    _: MaySwitch,
     Query(Params { mode }): Query<Params>,
-    headers: HeaderMap,
 ) -> Response {
-    if let Some(why) = not_by_hand(&headers) {
-        return refused(StatusCode::FORBIDDEN, &why);
-    }
     let mode = match mode.as_deref() {
         Some("off") => Some(Mode::Off),
         Some("observe") => Some(Mode::Observe),
@@ -113,16 +106,6 @@ pub(super) async fn switch(
         Ok(()) => Json(standing(&view.protection, &name)).into_response(),
         Err(unknown) => refused(StatusCode::NOT_FOUND, &unknown),
     }
-}
-
-/// Why a request may be that of a page in somebody's browser. Browsers name the page's origin when
-/// they post; a name that was made to point here would be the same as ours, hence none is let.
-pub(super) fn not_by_hand(headers: &HeaderMap) -> Option<&'static str> {
-    if headers.contains_key(ORIGIN) {
-        return Some("nothing is switched from a browser: leave the header origin out");
-    }
-    let said = headers.get(SWITCH).is_some_and(|value| value == "yes");
-    (!said).then_some("to switch anything, send the header x-seawall-switch: yes")
 }
 
 fn standing(protection: &Protection, name: &str) -> Option<Standing> {

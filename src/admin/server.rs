@@ -1,24 +1,41 @@
 use super::{
     Config,
+    access::{Peer, Token},
     checks::{self, Results},
-    mirror, protection,
+    live::{self, Live},
+    mirror, page, protection, refusals,
     status::status,
     top::top,
 };
 use crate::{
-    admission::Protection, attribution::Attribution, drain::Signals, rpc::Edge, upstream::Cluster,
+    admission::Protection,
+    attribution::Attribution,
+    drain::Signals,
+    pipeline,
+    rpc::Edge,
+    tls::{self, Acceptor, Protocols},
+    upstream::Cluster,
 };
 use anyhow::Context;
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{RawQuery, State},
     http::{StatusCode, header},
-    response::{Html, IntoResponse},
+    response::IntoResponse,
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, time::Instant};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 /// What the operator's port looks at.
 #[derive(Debug)]
@@ -26,10 +43,13 @@ pub struct View {
     pub started: Instant,
     pub listeners: Vec<(String, SocketAddr, Arc<Edge>)>,
     pub livez_after: Duration,
+    /// Holds what whoever switches anything has to show.
+    pub token_file: Option<PathBuf>,
     pub signals: Signals,
     pub registry: Arc<Registry>,
     pub attribution: Arc<Attribution>,
     pub protection: Arc<Protection>,
+    pub calls: Arc<pipeline::Metrics>,
 }
 
 /// The operator's port.
@@ -37,6 +57,7 @@ pub struct View {
 pub struct Admin {
     pub address: SocketAddr,
     socket: TcpListener,
+    tls: Option<Arc<Acceptor>>,
 }
 
 impl Admin {
@@ -44,36 +65,92 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// When the address cannot be used.
+    /// When the address, a certificate or the token cannot be used.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let address = config.address;
+        let Config { address, tls, token_file, .. } = config;
+        if let Some(file) = token_file {
+            Token::read(file).context("admin.token_file")?;
+        }
+        let load = |tls: &tls::AcceptorConfig| Acceptor::load(tls.clone(), Protocols::Http1);
+        let tls = tls.as_ref().map(load).transpose().context("admin.tls")?;
         let socket = TcpListener::bind(address).await;
         let socket = socket.with_context(|| format!("admin cannot listen on {address}"))?;
-        Ok(Self { address: socket.local_addr()?, socket })
+        Ok(Self { address: socket.local_addr()?, socket, tls: tls.map(Arc::new) })
     }
 
     /// Answers until dropped: up to its last moment the process can be looked at.
-    ///
-    /// # Errors
-    ///
-    /// When the socket fails.
-    pub async fn run(self, view: Arc<View>) -> anyhow::Result<()> {
-        let router = Router::new()
-            .route("/", get(|| async { Html(include_str!("page.html")) }))
-            .route("/metrics", get(metrics))
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route(
-                "/status",
-                get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }),
-            )
-            .route("/top", get(top))
-            .route("/protection", get(protection::overview))
-            .route("/protection/{name}", get(protection::show).post(protection::switch))
-            .route("/mirror", get(mirror::overview))
-            .route("/mirror/{cluster}", get(mirror::show).post(mirror::switch))
-            .with_state(view);
-        axum::serve(self.socket, router).await.context("admin port")
+    pub async fn run(self, view: Arc<View>) {
+        let live = Arc::new(Live::new());
+        let router = router(Arc::clone(&view)).layer(Extension(Arc::clone(&live)));
+        tokio::join!(self.accept(router), live.run(&view), refusals::watch(&view));
+    }
+
+    /// Connections end with this.
+    async fn accept(self, router: Router) {
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.len() >= CONNECTIONS_MAX {
+                connections.join_next().await;
+            }
+            while connections.try_join_next().is_some() {}
+            match self.socket.accept().await {
+                Ok((stream, peer)) => {
+                    connections.spawn(serve(stream, peer, self.tls.clone(), router.clone()));
+                }
+                // Such as too many open files, which passes.
+                Err(error) => {
+                    tracing::warn!(%error, "the admin port cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Probes, scrapes, and those who look. More wait to be accepted.
+const CONNECTIONS_MAX: usize = 512;
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request's head must be there after this long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn router(view: Arc<View>) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/stream", get(live::stream))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/status", get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }))
+        .route("/top", get(top))
+        .route(
+            "/protection",
+            get(|State(view): State<Arc<View>>| async move { Json(protection::overview(&view)) }),
+        )
+        .route("/protection/{name}", get(protection::show).post(protection::switch))
+        .route(
+            "/mirror",
+            get(|State(view): State<Arc<View>>| async move { Json(mirror::overview(&view)) }),
+        )
+        .route("/mirror/{cluster}", get(mirror::show).post(mirror::switch))
+        .with_state(view)
+}
+
+/// Serves one connection to its end.
+async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, router: Router) {
+    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let served = match tls {
+        None => http.serve_connection(TokioIo::new(stream), service).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+            Err(error) => return tracing::debug!(%peer, %error, "admin connection failed"),
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "admin connection failed");
     }
 }
 
@@ -105,15 +182,15 @@ async fn metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
 }
 
 async fn livez(State(view): State<Arc<View>>, RawQuery(query): RawQuery) -> impl IntoResponse {
-    page("livez", &checks::live(&view), query)
+    verdict("livez", &checks::live(&view), query)
 }
 
 async fn readyz(State(view): State<Arc<View>>, RawQuery(query): RawQuery) -> impl IntoResponse {
-    page("readyz", &checks::ready(&view).await, query)
+    verdict("readyz", &checks::ready(&view).await, query)
 }
 
 /// Kubernetes' way of telling: `ok`, or every check with `?verbose` and on failure.
-fn page(name: &str, results: &Results, query: Option<String>) -> (StatusCode, String) {
+fn verdict(name: &str, results: &Results, query: Option<String>) -> (StatusCode, String) {
     let failed = results.values().any(Result::is_err);
     let verbose =
         query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));

@@ -1,7 +1,10 @@
 //! The state of the process as JSON.
 
 use super::View;
-use crate::{rpc::Edge, upstream::Cluster};
+use crate::{
+    rpc::Edge,
+    upstream::{Cluster, Lane, Member},
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -52,7 +55,15 @@ struct MemberStatus {
     db_quota_bytes: i64,
     alarms: Vec<String>,
     calls_waiting: usize,
+    /// Connections, by kind of call.
+    lanes: BTreeMap<&'static str, LaneStatus>,
     error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LaneStatus {
+    connections: usize,
+    calls: usize,
 }
 
 pub(super) fn status(view: &View) -> Status {
@@ -106,6 +117,7 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             db_quota_bytes: status.db_size_quota,
             alarms: status.errors,
             calls_waiting: member.in_flight(),
+            lanes: Lane::ALL.into_iter().map(|lane| lane_status(member, lane)).collect(),
             error: member.last_error().map(|error| error.to_string()),
         }
     });
@@ -115,4 +127,9 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         revision: identity.header.revision,
         members: members.collect(),
     }
+}
+
+fn lane_status(member: &Member, lane: Lane) -> (&'static str, LaneStatus) {
+    let (connections, calls) = member.lane(lane);
+    (lane.as_str(), LaneStatus { connections, calls })
 }

@@ -272,6 +272,15 @@ impl Protection {
         }
     }
 
+    /// Room for an answer whose client has stalled; counted as a refusal where there is none.
+    pub fn hold_stalled(&self, bytes: u64) -> Option<Held> {
+        let held = self.memory.try_hold(bytes);
+        if held.is_none() {
+            self.metrics.protection("memory").of(Mode::Enforce).refused.inc();
+        }
+        held
+    }
+
     /// Counts a call that was refused because too many wait for the same answer, and says so.
     pub fn too_many_waiters(&self, waiting: usize) -> Denied {
         self.metrics.protection("coalescing").of(Mode::Enforce).refused.inc();

@@ -6,9 +6,13 @@ use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Counts the keys of a range at etcd; `None` when it could not be done.
+/// Finds out what is stored.
 pub trait Census: Sync {
+    /// Counts the keys of a range at etcd; `None` when it could not be done.
     fn count<'c>(&'c self, range: &'c KeyRange) -> BoxFuture<'c, Option<u64>>;
+
+    /// Mean bytes of the key-values of a range, where that is known without asking.
+    fn mean_size(&self, range: &KeyRange) -> Option<f64>;
 }
 
 /// Keys below a prefix: counted now and then, and by what has passed here since.
@@ -37,8 +41,9 @@ struct State {
     added: u64,
     /// Writes since the count that may have added a key.
     perhaps: u64,
-    /// Mean size of the values that were written here.
-    value_size: f64,
+    /// Mean size of what is stored where that is known, else of the values that were written here.
+    mean_size: f64,
+    is_mean_known: bool,
 }
 
 /// A count this old is made anew, since others may write, too ...
@@ -53,7 +58,7 @@ const NEWEST: f64 = 0.05;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) keys: u64,
-    /// Keys times the mean size of values written.
+    /// Keys times their mean size.
     pub(super) bytes: u64,
 }
 
@@ -76,6 +81,9 @@ impl Usage {
             // What was stored meanwhile may not have been counted.
             let keys = counted + (state.added - known.added);
             (state.counted, state.keys, state.perhaps) = (Some(began), keys, 0);
+            let known = census.mean_size(range);
+            state.is_mean_known = known.is_some();
+            state.mean_size = known.unwrap_or(state.mean_size);
         }
         Some(())
     }
@@ -108,8 +116,14 @@ impl Growth {
         } else {
             state.perhaps += 1;
         }
-        let share = if state.value_size == 0.0 { 1.0 } else { NEWEST };
-        state.value_size += (self.size as f64 - state.value_size) * share;
+        let share = match state.is_mean_known {
+            true if self.certain => 1.0 / state.keys as f64,
+            // It is not known what it replaces.
+            true => 0.0,
+            false if state.mean_size == 0.0 => 1.0,
+            false => NEWEST,
+        };
+        state.mean_size += (self.size as f64 - state.mean_size) * share;
     }
 }
 
@@ -122,7 +136,7 @@ impl Drop for Growth {
 impl State {
     fn stored(self) -> Stored {
         let keys = self.keys + self.growing;
-        Stored { keys, bytes: (keys as f64 * self.value_size) as u64 }
+        Stored { keys, bytes: (keys as f64 * self.mean_size) as u64 }
     }
 
     fn at_most(self) -> Stored {
@@ -140,12 +154,17 @@ mod tests {
     struct Counted {
         keys: AtomicU64,
         times: AtomicU64,
+        mean_size: Option<f64>,
     }
 
     impl Census for Counted {
         fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
             self.times.fetch_add(1, Relaxed);
             Box::pin(async { Some(self.keys.load(Relaxed)) })
+        }
+
+        fn mean_size(&self, _range: &KeyRange) -> Option<f64> {
+            self.mean_size
         }
     }
 
@@ -205,6 +224,18 @@ mod tests {
         assert_eq!(keys(&usage, &census, full).await, 1);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stored_has_its_size_and_not_that_of_what_is_written() {
+        for (mean_size, expected) in [(None, 5 * 100), (Some(1000.0), 4 * 1000 + 100)] {
+            let census = Counted { keys: 4.into(), mean_size, ..Counted::default() };
+            let usage = Arc::new(Usage::default());
+            keys(&usage, &census, AMPLE).await;
+            grow(&usage, true).stored();
+            grow(&usage, false).stored();
+            assert_eq!(usage.state.lock().stored(), Stored { keys: 5, bytes: expected });
+        }
+    }
+
     /// A census that etcd takes before a key is stored, and answers after that.
     struct Overtaken(Mutex<Option<Growth>>);
 
@@ -212,6 +243,10 @@ mod tests {
         fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
             let stored = self.0.lock().take().map(Growth::stored);
             Box::pin(async move { stored.map(|()| 5) })
+        }
+
+        fn mean_size(&self, _range: &KeyRange) -> Option<f64> {
+            None
         }
     }
 

@@ -123,9 +123,27 @@ pub(super) struct What {
 
 #[derive(Debug, Args)]
 pub(super) struct Top {
-    /// The admin port of a running Seawall.
+    /// The admin port of a running Seawall, http or https.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:23791")]
     pub(super) admin: String,
+
+    /// PEM file with the authorities that sign the admin port's certificate.
+    ///
+    /// Default: those of the system.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+
+    /// PEM file with the client certificate shown to the admin port.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(super) cert: Option<PathBuf>,
+
+    /// PEM file with the key of --cert.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(super) key: Option<PathBuf>,
+
+    /// File with the token that switching protections asks for, where it does.
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
 
     /// How often it is asked.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
@@ -215,7 +233,7 @@ Exit codes: 0 explained, 1 the output could not be written, 2 wrong usage or con
 
 const TOP_EXAMPLES: &str = "\
 Keys: Tab changes the table; Enter goes from a prefix to its clients and from a client to its
-requests, Esc back; c, r and b sort by cost, requests and bytes; w changes between the last minute
+requests, and switches a protection; Esc goes back; c, r and b sort by cost, requests and bytes; w changes between the last minute
 and the last hour; ? shows all keys; q quits.
 
 Examples:
@@ -224,6 +242,9 @@ Examples:
 
   What has moved most bytes in the last hour, as text:
     seawall top --admin http://10.0.0.5:23791 --window hour --by bytes --once
+
+  Over TLS, with the token that switches protections:
+    seawall top --admin https://10.0.0.5:23791 --ca ca.crt --token-file admin.token
 
 Exit codes: 0 ended by the user, 1 the admin port cannot be reached (with --once), 2 wrong usage.";
 

@@ -4,7 +4,11 @@ use super::{
     Settings,
     origin::{Error, Origins, Problem},
 };
-use crate::{listener, tls::describe, upstream};
+use crate::{
+    admin,
+    tls::{self, describe},
+    upstream,
+};
 use rustls::{
     RootCertStore,
     crypto::ring,
@@ -33,8 +37,11 @@ pub fn inspect(settings: &Settings, origins: &Origins, now: SystemTime) -> Inspe
     let mut files = Files { origins, now, problems: Vec::new(), warnings: Vec::new() };
     for (index, listener) in settings.listeners.iter().enumerate() {
         if let Some(tls) = &listener.listener.tls {
-            files.listener(&format!("listeners[{index}].tls"), tls);
+            files.server(&format!("listeners[{index}].tls"), tls);
         }
+    }
+    if let Some(admin) = &settings.admin {
+        files.admin(admin);
     }
     for cluster in &settings.clusters {
         files.cluster(&format!("clusters.{}.tls", cluster.name), &cluster.tls);
@@ -57,7 +64,23 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn listener(&mut self, path: &str, tls: &listener::TlsConfig) {
+    /// The token is asked for by itself, and so is of use to whoever overhears it.
+    fn admin(&mut self, admin: &admin::Config) {
+        if let Some(tls) = &admin.tls {
+            self.server("admin.tls", tls);
+        }
+        let Some(token) = &admin.token_file else { return };
+        if let Err(error) = admin::Token::read(token) {
+            self.problem("admin.token_file", error.to_string());
+        }
+        if admin.tls.is_none() && !admin.address.ip().is_loopback() {
+            let text =
+                "the token crosses the network as it is; give admin.tls, or a loopback address";
+            self.warnings.push(Problem::new(self.origins, "admin.token_file", text));
+        }
+    }
+
+    fn server(&mut self, path: &str, tls: &tls::AcceptorConfig) {
         if let Some(authorities) = &tls.trusted_ca_file {
             self.authorities(&format!("{path}.trusted_ca_file"), authorities);
         }

@@ -7,7 +7,7 @@ use super::{
     decode::{child, item},
     units,
 };
-use crate::{admin, drain, listener, telemetry, upstream};
+use crate::{admin, drain, listener, telemetry, tls, upstream};
 use std::{fmt::Display, path::Path, time::Duration};
 
 /// `key: value  # origin`, line by line. Read as a file it gives the same settings.
@@ -82,7 +82,7 @@ impl Page<'_> {
         self.value("name", name, "");
         self.value("address", address, "");
         match tls {
-            Some(tls) => self.section("tls", |page| page.listener_tls(tls)),
+            Some(tls) => self.section("tls", |page| page.server_tls(tls)),
             None => self.value("tls", "", "plaintext"),
         }
         let urls = advertise.iter().map(|url| quoted(url));
@@ -102,8 +102,8 @@ impl Page<'_> {
         self.duration("keepalive_timeout", *keepalive_timeout);
     }
 
-    fn listener_tls(&mut self, tls: &listener::TlsConfig) {
-        let listener::TlsConfig {
+    fn server_tls(&mut self, tls: &tls::AcceptorConfig) {
+        let tls::AcceptorConfig {
             cert_file,
             key_file,
             trusted_ca_file,
@@ -189,8 +189,14 @@ impl Page<'_> {
     fn admin(&mut self, admin: Option<&admin::Config>) {
         match admin {
             None => self.value("address", "off", ""),
-            Some(admin::Config { address, livez_after }) => {
+            Some(admin::Config { address, tls, token_file, livez_after }) => {
                 self.value("address", address, "");
+                match tls {
+                    Some(tls) => self.section("tls", |page| page.server_tls(tls)),
+                    None => self.value("tls", "", "plaintext"),
+                }
+                let without = "only this machine switches anything";
+                self.file("token_file", token_file.as_deref(), without);
                 self.duration("livez_after", *livez_after);
             }
         }
@@ -294,9 +300,9 @@ fn log_format(format: telemetry::LogFormat) -> &'static str {
     }
 }
 
-fn tls_version(version: listener::TlsVersion) -> &'static str {
+fn tls_version(version: tls::TlsVersion) -> &'static str {
     match version {
-        listener::TlsVersion::Tls12 => "1.2",
-        listener::TlsVersion::Tls13 => "1.3",
+        tls::TlsVersion::Tls12 => "1.2",
+        tls::TlsVersion::Tls13 => "1.3",
     }
 }

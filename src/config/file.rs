@@ -56,7 +56,7 @@ pub(super) struct Listener {
     pub(super) address: Address,
     /// Certificates; without them the port speaks plaintext.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tls: Option<ListenerTls>,
+    pub(super) tls: Option<ServerTls>,
     /// URLs that clients are told when they ask for the members of the cluster. Without any, each
     /// is told the address it connected to. Name those of every Seawall that clients may use.
     pub(super) advertise: Vec<Url>,
@@ -98,7 +98,7 @@ pub(super) struct Listener {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["cert_file", "key_file"]))]
-pub(super) struct ListenerTls {
+pub(super) struct ServerTls {
     /// PEM file with the certificate shown to clients, followed by those that link it to its
     /// authority.
     pub(super) cert_file: PathBuf,
@@ -263,9 +263,15 @@ pub(super) struct Attribution {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
-    /// IP address and port, or `off`. It shows names of keys and clusters and asks for no password:
-    /// keep it where only operators reach it.
+    /// IP address and port, or `off`. Whoever reaches it sees names of keys and clients.
     pub(super) address: OptionalAddress,
+    /// Certificates; without them the port speaks plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<ServerTls>,
+    /// File with the token that whoever switches anything has to show; at least 16 characters. It is
+    /// read anew each time. Without one, switches are taken from this machine only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<PathBuf>,
     /// `/livez` fails when no member of a listener's default cluster has answered for this long.
     pub(super) livez_after: Duration,
 }
@@ -327,7 +333,7 @@ impl Default for Listener {
     }
 }
 
-impl Default for ListenerTls {
+impl Default for ServerTls {
     fn default() -> Self {
         Self {
             cert_file: PathBuf::new(),
@@ -444,6 +450,8 @@ impl Default for Admin {
         Self {
             // Beside the listener's. Not 2381, where etcd shows its own metrics on kubeadm's machines.
             address: OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 23791)))),
+            tls: None,
+            token_file: None,
             // Elections and restarts of members end sooner; a restart of Seawall would not help.
             livez_after: seconds(30),
         }

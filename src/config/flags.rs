@@ -5,7 +5,7 @@
 
 use super::{
     decode::{child, item},
-    file::{Cluster, File, Listener, ListenerTls, LogFormat, Mode, Route},
+    file::{Cluster, File, Listener, LogFormat, Mode, Route, ServerTls},
     origin::{Origin, Origins, Problem},
     units::{Address, OptionalAddress, Url},
     validate::{name_after, same_members},
@@ -89,6 +89,24 @@ pub struct Flags {
     /// Default: 127.0.0.1:23791
     #[arg(long, value_name = "ADDRESS|off", help_heading = "Process")]
     admin: Option<OptionalAddress>,
+
+    /// PEM file with the certificate shown on the operator's port; without it that speaks plaintext.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    admin_cert_file: Option<PathBuf>,
+
+    /// PEM file with the key of --admin-cert-file.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    admin_key_file: Option<PathBuf>,
+
+    /// PEM file with the authorities of operators' certificates; asks everybody on that port for one.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    admin_trusted_ca_file: Option<PathBuf>,
+
+    /// File with the token that whoever switches anything on the operator's port has to show.
+    ///
+    /// Default: none; switches are taken from this machine only.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    admin_token_file: Option<PathBuf>,
 
     /// Threads that carry calls, each with its own connections to etcd.
     ///
@@ -194,6 +212,9 @@ impl Overlay<'_> {
 
     fn process(&mut self, flags: &Flags, file: &mut File) {
         self.set(&mut file.admin.address, &flags.admin, "admin.address", "--admin");
+        let token = (&mut file.admin.token_file, &flags.admin_token_file);
+        self.give(token.0, token.1, "admin.token_file", "--admin-token-file");
+        self.admin_tls(flags, &mut file.admin.tls);
         self.set(&mut file.workers, &flags.workers, "workers", "--workers");
         let mode = &mut file.protection.mode;
         self.set(mode, &flags.protection, "protection.mode", "--protection");
@@ -265,7 +286,7 @@ impl Overlay<'_> {
         }
     }
 
-    fn listener_tls(&mut self, flags: &Flags, place: &mut Option<ListenerTls>) {
+    fn listener_tls(&mut self, flags: &Flags, place: &mut Option<ServerTls>) {
         let Some(first) = flags.given_for_listener_tls().first().copied() else { return };
         let at = |key: &str| format!("listeners[0].tls.{key}");
         if place.is_none() {
@@ -277,6 +298,20 @@ impl Overlay<'_> {
         self.set(&mut tls.key_file, &flags.key_file, &at("key_file"), "--key-file");
         self.give(&mut tls.trusted_ca_file, ca, &at("trusted_ca_file"), "--trusted-ca-file");
         self.give(&mut tls.client_cert_auth, auth, &at("client_cert_auth"), "--client-cert-auth");
+    }
+
+    fn admin_tls(&mut self, flags: &Flags, place: &mut Option<ServerTls>) {
+        let Some(first) = flags.given_for_admin_tls().first().copied() else { return };
+        let at = |key: &str| format!("admin.tls.{key}");
+        if place.is_none() {
+            self.origins.set("admin.tls", Origin::Flag(first));
+        }
+        let tls = place.get_or_insert_default();
+        let (cert, key) = (&flags.admin_cert_file, &flags.admin_key_file);
+        let ca = &flags.admin_trusted_ca_file;
+        self.set(&mut tls.cert_file, cert, &at("cert_file"), "--admin-cert-file");
+        self.set(&mut tls.key_file, key, &at("key_file"), "--admin-key-file");
+        self.give(&mut tls.trusted_ca_file, ca, &at("trusted_ca_file"), "--admin-trusted-ca-file");
     }
 
     /// Routes to the cluster that has these members, or to a new one with the settings of the
@@ -340,6 +375,14 @@ impl Flags {
             ("--key-file", self.key_file.is_some()),
             ("--trusted-ca-file", self.trusted_ca_file.is_some()),
             ("--client-cert-auth", self.client_cert_auth.is_some()),
+        ])
+    }
+
+    fn given_for_admin_tls(&self) -> Vec<&'static str> {
+        names([
+            ("--admin-cert-file", self.admin_cert_file.is_some()),
+            ("--admin-key-file", self.admin_key_file.is_some()),
+            ("--admin-trusted-ca-file", self.admin_trusted_ca_file.is_some()),
         ])
     }
 

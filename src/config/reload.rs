@@ -297,10 +297,14 @@ impl Changes {
         wanted: Option<&admin::Config>,
     ) -> Option<admin::Config> {
         match (running, wanted) {
-            (Some(admin::Config { address, livez_after }), Some(wanted)) => Some(admin::Config {
-                address: self.restart("admin.address", address, &wanted.address),
-                livez_after: self.live("admin.livez_after", livez_after, &wanted.livez_after),
-            }),
+            (Some(admin::Config { address, tls, token_file, livez_after }), Some(wanted)) => {
+                Some(admin::Config {
+                    address: self.restart("admin.address", address, &wanted.address),
+                    tls: self.restart("admin.tls", tls, &wanted.tls),
+                    token_file: self.restart("admin.token_file", token_file, &wanted.token_file),
+                    livez_after: self.live("admin.livez_after", livez_after, &wanted.livez_after),
+                })
+            }
             (running, wanted) => self.restart("admin.address", &running, &wanted).cloned(),
         }
     }

@@ -31,7 +31,7 @@ pub(super) fn validate(
         file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
-    let admin = checks.admin(&admin, &listeners);
+    let admin = checks.admin(admin, &listeners);
     let settings = Settings {
         protection: checks.protection(protection, mirror.mode, &clusters),
         mirror: checks.mirror(mirror),
@@ -119,13 +119,10 @@ impl Checks<'_> {
         }
     }
 
-    fn admin(
-        &mut self,
-        file: &file::Admin,
-        listeners: &[super::Listener],
-    ) -> Option<admin::Config> {
-        let file::Admin { address, livez_after } = file;
-        let livez_after = self.duration("admin.livez_after", *livez_after, SECOND);
+    fn admin(&mut self, file: file::Admin, listeners: &[super::Listener]) -> Option<admin::Config> {
+        let file::Admin { address, tls, token_file, livez_after } = file;
+        let livez_after = self.duration("admin.livez_after", livez_after, SECOND);
+        let tls = tls.map(|tls| self.server_tls("admin.tls", tls));
         let address = address.0?;
         let taken =
             |other: &&super::Listener| other.listener.address == address && address.port() != 0;
@@ -133,7 +130,7 @@ impl Checks<'_> {
             let text = format!("{address} is the address of the listener {}", other.listener.name);
             self.problem("admin.address", text);
         }
-        Some(admin::Config { address, livez_after })
+        Some(admin::Config { address, tls, token_file, livez_after })
     }
 
     fn workers(&mut self, workers: u32) -> usize {

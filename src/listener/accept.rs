@@ -1,6 +1,6 @@
 //! Accepting connections and finding out what they speak.
 
-use super::{Config, Metrics, TlsConfig, TlsVersion, http1, http2, metrics::ListenerMetrics};
+use super::{Config, Metrics, http1, http2, metrics::ListenerMetrics};
 use crate::{pipeline::Peer, rpc::Edge, tls, worker::Workers};
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
@@ -85,7 +85,7 @@ impl Listener {
     /// # Errors
     ///
     /// When the files cannot be used; the old ones stay.
-    pub fn reload_tls(&self, config: Option<&TlsConfig>) -> Result<(), tls::Error> {
+    pub fn reload_tls(&self, config: Option<&tls::AcceptorConfig>) -> Result<(), tls::Error> {
         let tls = config.map(acceptor).transpose()?;
         self.shared.tls.store(tls.map(Arc::new));
         Ok(())
@@ -145,16 +145,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn acceptor(config: &TlsConfig) -> Result<tls::Acceptor, tls::Error> {
-    tls::Acceptor::load(tls::AcceptorFiles {
-        cert: config.cert_file.clone(),
-        key: config.key_file.clone(),
-        ca: config.trusted_ca_file.clone(),
-        require_client: config.client_cert_auth,
-        only_tls13: config.min_version == TlsVersion::Tls13,
-        reload_interval: config.reload_interval,
-        handshake_timeout: config.handshake_timeout,
-    })
+fn acceptor(config: &tls::AcceptorConfig) -> Result<tls::Acceptor, tls::Error> {
+    tls::Acceptor::load(config.clone(), tls::Protocols::Http2OrHttp1)
 }
 
 /// Serves one connection to its end.

@@ -10,5 +10,5 @@ mod http2;
 mod metrics;
 
 pub use accept::Listener;
-pub use config::{Config, TlsConfig, TlsVersion};
+pub use config::Config;
 pub use metrics::Metrics;

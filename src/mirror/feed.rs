@@ -134,9 +134,10 @@ impl Drop for Feed {
 
 impl Feed {
     async fn run(mut self) {
+        self.position(false, self.protection.mirror() != Mode::Off);
         loop {
             let ended = self.follow().await;
-            self.position(false);
+            self.position(false, matches!(ended, Ended::Lost(_) | Ended::Gap(_)));
             self.log(&ended);
             let pause = match ended {
                 Ended::Gone => return,
@@ -321,7 +322,7 @@ impl Feed {
             let (cluster, after) = (&*self.mirror.cluster, since.elapsed());
             tracing::info!(cluster, revision = self.revision, ?after, "mirror: feed is back");
         }
-        self.position(true);
+        self.position(true, false);
     }
 
     fn on_order(&mut self, order: Order) {
@@ -408,11 +409,12 @@ impl Feed {
         }
     }
 
-    fn position(&self, live: bool) {
+    fn position(&self, live: bool, opening: bool) {
         self.mirror.metrics.live.set(live.into());
         self.mirror.set_position(Position {
             revision: self.revision,
             live,
+            opening,
             cluster_id: self.cluster_id,
         });
     }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -27,6 +27,8 @@ pub struct Mirror {
     /// How far the feed is.
     position: watch::Sender<Position>,
     orders: mpsc::Sender<Order>,
+    /// Watchers that leave together and are created at etcd at the same time.
+    entries: Arc<Semaphore>,
     /// etcd seems to have another store than is followed.
     pub(super) look: Notify,
     pub metrics: Metrics,
@@ -39,6 +41,8 @@ pub struct Position {
     pub revision: i64,
     /// Whether it goes on.
     pub live: bool,
+    /// Whether it is opened again and again until it does.
+    pub opening: bool,
     /// Of the store that is followed.
     pub cluster_id: u64,
 }
@@ -80,6 +84,10 @@ impl Pass {
 /// A list that waits for longer than this for its collection to be loaded is better read by itself.
 const LOAD_MAX: Duration = Duration::from_secs(10);
 
+/// How many of the watchers that memory cannot serve any more are created at etcd at once: they may be
+/// all watchers of a cluster, and etcd reads the past for each.
+const ENTRIES_MAX: usize = 32;
+
 /// Names that are remembered, most of them cold. More than any cluster has resources.
 const COLLECTIONS_MAX: usize = 4096;
 
@@ -96,6 +104,7 @@ impl Mirror {
             collections: RwLock::default(),
             position: watch::Sender::default(),
             orders,
+            entries: Arc::new(Semaphore::new(ENTRIES_MAX)),
             look: Notify::new(),
             metrics,
         }
@@ -264,11 +273,31 @@ impl Mirror {
         same
     }
 
+    /// The turn of a watcher to go on at etcd, until it has been created there.
+    pub async fn entry(&self) -> Option<OwnedSemaphorePermit> {
+        // Fails when the semaphore is closed, which nobody does.
+        Arc::clone(&self.entries).acquire_owned().await.ok()
+    }
+
     /// Bytes of all collections that are ready, and of their past.
     pub fn held_bytes(&self) -> u64 {
         let collections = self.collections.read();
         let held = collections.values().filter_map(|collection| collection.store());
         held.map(|store| store.bytes() as u64).sum()
+    }
+
+    /// Waits for a feed that is being opened.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, for whatever reason: it is not known when it will be.
+    pub async fn live(&self) -> Result<(), Pass> {
+        let mut following = self.position.subscribe();
+        let waiting = following.wait_for(|position| position.live || !position.opening);
+        match waiting.await {
+            Ok(position) if position.live => Ok(()),
+            _ => Err(Pass::Behind),
+        }
     }
 
     /// Waits until the feed has reached `revision` of the store with this id, and tells how far it is
@@ -347,7 +376,7 @@ pub(super) mod tests {
     }
 
     fn at(revision: i64) -> Position {
-        Position { revision, live: true, cluster_id: 7 }
+        Position { revision, live: true, opening: false, cluster_id: 7 }
     }
 
     /// Waits for revision 5 beside what happens to the mirror meanwhile.
@@ -386,6 +415,20 @@ pub(super) mod tests {
         mirror.set_position(at(3));
         let another = async { mirror.set_position(Position { cluster_id: 8, ..at(9) }) };
         assert_eq!(reached(&mirror, another).await, Err(Pass::Behind));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_that_is_being_opened_is_waited_for() {
+        let (mirror, _orders) = mirror();
+        assert_eq!(mirror.live().await, Err(Pass::Behind), "it is off");
+        let opening = |opening| Position { live: false, opening, ..at(3) };
+        for (becomes, expected) in [(at(3), Ok(())), (opening(false), Err(Pass::Behind))] {
+            mirror.set_position(opening(true));
+            let mut waiting = Box::pin(mirror.live());
+            assert!((&mut waiting).now_or_never().is_none());
+            mirror.set_position(becomes);
+            assert_eq!(waiting.await, expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,9 @@
 
 use super::{
     history::{Event, Kind},
-    tree::Tree,
+    tree::{Totals, Tree},
 };
+use crate::etcd::key_range::{End, KeyRange};
 use std::sync::Arc;
 
 /// What is held of the objects.
@@ -47,6 +48,18 @@ impl Snapshot {
             }
             None => {}
         }
+    }
+
+    /// What the objects of a range amount to.
+    pub fn totals(&self, range: &KeyRange) -> Totals {
+        if range.is_empty() {
+            return Totals::default();
+        }
+        let before_end = match &range.end {
+            End::Key(end) => self.objects.before_key(end),
+            End::Infinite => self.objects.totals(),
+        };
+        before_end - self.objects.before_key(&range.start)
     }
 
     /// Bytes of memory; what it shares with other snapshots counts in each of them.

@@ -15,8 +15,13 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use serde::Serialize;
 use std::{
-    sync::{Arc, OnceLock},
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -71,8 +76,34 @@ struct Cell {
     seconds: Histogram,
     bytes: Counter,
     open: Gauge,
+    /// Sum of what `seconds` observed, in microseconds: a histogram does not tell.
+    micros: AtomicU64,
     codes: [OnceLock<Counter>; CODES.len()],
 }
+
+/// The calls of one class at one cluster, since the start.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Totals {
+    pub cluster: String,
+    pub class: &'static str,
+    /// Those that have ended.
+    pub calls: u64,
+    /// Ended with what Seawall says when it lets a call not pass; etcd may say so, too.
+    pub refused: u64,
+    /// Ended without an answer.
+    pub failed: u64,
+    /// Those that have not ended.
+    pub open: i64,
+    /// Of answers.
+    pub bytes: u64,
+    /// That all of them took, streams excepted.
+    pub seconds: f64,
+}
+
+const REFUSED: [Code; 2] = [Code::ResourceExhausted, Code::PermissionDenied];
+
+const FAILED: [Code; 5] =
+    [Code::Unknown, Code::DeadlineExceeded, Code::Internal, Code::Unavailable, Code::DataLoss];
 
 /// Names of the gRPC codes, in the order of their numbers.
 const CODES: [&str; 17] = [
@@ -133,6 +164,19 @@ impl Metrics {
         }
     }
 
+    /// By cluster and class, all methods together.
+    pub fn totals(&self) -> Vec<Totals> {
+        let mut totals = BTreeMap::new();
+        for cells in self.handles.read().values() {
+            for cell in cells.cells.iter().filter_map(OnceLock::get) {
+                let Labels { cluster, class, .. } = &cell.labels;
+                let none = || Totals::none(cluster, class);
+                totals.entry((cluster.clone(), *class)).or_insert_with(none).add(cell);
+            }
+        }
+        totals.into_values().collect()
+    }
+
     fn cell(&self, method: Option<Method>, class: Class, cluster: &Arc<str>) -> Arc<Cell> {
         let known = self.handles.read().get(cluster).cloned();
         let cells = known.unwrap_or_else(|| {
@@ -151,6 +195,7 @@ impl Metrics {
             seconds: self.seconds.get_or_create_owned(&labels),
             bytes: self.bytes.get_or_create_owned(&labels),
             open: self.open.get_or_create_owned(&labels),
+            micros: AtomicU64::new(0),
             codes: Default::default(),
             labels,
         }
@@ -166,6 +211,24 @@ impl Cells {
     fn new(cluster: Arc<str>) -> Self {
         let cells = (Method::ALL.len() + 1) * Class::ALL.len();
         Self { cluster, cells: (0..cells).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl Totals {
+    fn none(cluster: &str, class: &'static str) -> Self {
+        let cluster = cluster.to_owned();
+        let (calls, refused, failed, open, bytes, seconds) = Default::default();
+        Self { cluster, class, calls, refused, failed, open, bytes, seconds }
+    }
+
+    fn add(&mut self, cell: &Cell) {
+        let ended = |code: Code| cell.codes[code as usize].get().map_or(0, Counter::get);
+        self.calls += cell.codes.iter().filter_map(OnceLock::get).map(Counter::get).sum::<u64>();
+        self.refused += REFUSED.map(ended).iter().sum::<u64>();
+        self.failed += FAILED.map(ended).iter().sum::<u64>();
+        self.open += cell.open.get();
+        self.bytes += cell.bytes.get();
+        self.seconds += cell.micros.load(Relaxed) as f64 / 1e6;
     }
 }
 
@@ -240,7 +303,9 @@ impl Record {
         cell.codes[code].get_or_init(|| self.metrics.counter(&cell.labels, CODES[code])).inc();
         cell.bytes.inc_by(self.bytes);
         if !self.is_stream() {
-            cell.seconds.observe(self.started.elapsed().as_secs_f64());
+            let took = self.started.elapsed();
+            cell.seconds.observe(took.as_secs_f64());
+            cell.micros.fetch_add(took.as_micros() as u64, Relaxed);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Answers from memory, at a revision that etcd names after the call has arrived.
 
-use super::{Failure, Read, Responder};
+use super::{Failure, Patience, Read, Record, Responder, Stalled};
 use crate::{
     admission::{Class, Mode, Shape},
     etcd::{
@@ -8,15 +8,16 @@ use crate::{
         key_range::KeyRange,
         proto::etcdserverpb::{RangeResponse, ResponseHeader},
     },
-    grpc::{self, Message},
+    grpc::{self, Message, Outgoing, SendError},
     mirror::{Collection, Found, Mirror, Pass, Snapshot, Store, Tier, answers},
     sabotage::Sabotage,
 };
+use bytes::Bytes;
 use http::HeaderName;
 use prost::Message as _;
 use std::sync::Arc;
 use tokio::task::yield_now;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// An answer from memory.
 #[derive(Debug)]
@@ -221,44 +222,74 @@ fn is_about_revision(status: &Status) -> bool {
 
 impl Mirrored {
     /// Sends the answer as the client takes it. False when it is longer than any message.
-    pub async fn send(self, responder: Responder) -> Result<(), Responder> {
+    pub async fn send(self, responder: Responder, patience: Patience) -> Result<(), Responder> {
         let header = self.header.encode_to_vec();
         let Some(mut response) = self.found.response(&header) else { return Err(responder) };
-        let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return Ok(()) };
+        let mut left = response.length();
+        let Ok(mut answer) = Answering::open(responder, patience) else { return Ok(()) };
         while let Some(chunk) = response.next_chunk(CHUNK) {
             let length = chunk.len();
-            if out.send(chunk).await.is_err() {
-                return Ok(());
-            }
-            record.add_bytes(length);
-            // Small calls on this thread go between the chunks of large ones.
-            yield_now().await;
+            answer = match answer.send(chunk, left).await {
+                Some(answer) => answer,
+                None => return Ok(()),
+            };
+            left -= length;
         }
-        finish(out, record);
+        answer.finish();
         Ok(())
     }
 
     /// The same as the messages of a `RangeStream`.
-    pub async fn stream(self, responder: Responder) {
+    pub async fn stream(self, responder: Responder, patience: Patience) {
         let mut stream = self.found.stream(&self.header.encode_to_vec());
-        let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return };
+        let Ok(mut answer) = Answering::open(responder, patience) else { return };
         while let Some(pieces) = stream.next_message(CHUNK) {
             for piece in pieces {
-                let length = piece.len();
-                if out.send(piece).await.is_err() {
-                    return;
-                }
-                record.add_bytes(length);
+                let left = piece.len() + stream.left();
+                answer = match answer.send(piece, left).await {
+                    Some(answer) => answer,
+                    None => return,
+                };
             }
-            yield_now().await;
         }
-        finish(out, record);
+        answer.finish();
     }
 }
 
-fn finish(out: grpc::Outgoing, record: super::Record) {
-    let status = Status::ok("");
-    if out.finish(grpc::trailers(&status)).is_ok() {
-        record.end(status.code());
+/// An answer that is being sent.
+struct Answering {
+    out: Outgoing,
+    record: Record,
+    patience: Patience,
+}
+
+impl Answering {
+    fn open(responder: Responder, patience: Patience) -> Result<Self, SendError> {
+        let (out, record) = responder.open(grpc::head())?;
+        Ok(Self { out, record, patience })
+    }
+
+    /// Sends the next of `left` bytes as the client takes it. `None` when it takes no more.
+    async fn send(mut self, chunk: Bytes, left: usize) -> Option<Self> {
+        let length = chunk.len();
+        match self.patience.send(left, self.out.send(chunk)).await {
+            Ok(sent) => sent.ok()?,
+            Err(Stalled) => {
+                self.out.reset(Stalled::REASON);
+                self.record.end(Code::ResourceExhausted);
+                return None;
+            }
+        }
+        self.record.add_bytes(length);
+        // Small calls on this thread go between the chunks of large ones.
+        yield_now().await;
+        Some(self)
+    }
+
+    fn finish(self) {
+        let status = Status::ok("");
+        if self.out.finish(grpc::trailers(&status)).is_ok() {
+            self.record.end(status.code());
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod call;
 mod metrics;
 mod mirrored;
+mod patience;
 mod placement;
 mod read;
 mod relay;
@@ -16,8 +17,9 @@ mod token;
 mod whole;
 
 pub use call::{Call, Peer};
-pub use metrics::{Account, Metrics, Record};
+pub use metrics::{Account, Metrics, Record, Totals};
 pub use mirrored::{Mirrored, NotMirrored};
+pub use patience::{Patience, Stalled};
 pub use placement::{Placed, Topology, UnknownCluster};
 pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};

@@ -15,6 +15,7 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
     },
     grpc,
+    mirror::Mirror,
     paging::{Assembly, Page, Pages, Splits, Stopped},
     upstream::{self, Cluster, Lane, Outbound},
 };
@@ -432,6 +433,7 @@ pub fn for_all(mut outbound: Outbound) -> Outbound {
 #[derive(Debug)]
 pub struct Counting<'c> {
     pub cluster: &'c Cluster,
+    pub mirror: &'c Mirror,
     pub headers: HeaderMap,
     pub worker: usize,
 }
@@ -453,6 +455,13 @@ impl Census for Counting<'_> {
             counted.ok()?.ok().map(|response| response.count.max(0) as u64)
         }
         .boxed()
+    }
+
+    /// As of what is in memory.
+    fn mean_size(&self, range: &KeyRange) -> Option<f64> {
+        let snapshot = self.mirror.collection(range, false).ok()?.snapshot()?;
+        let totals = snapshot.totals(range);
+        (totals.count > 0).then(|| totals.bytes as f64 / totals.count as f64)
     }
 }
 

@@ -135,6 +135,7 @@ impl Context {
         };
         let census = Counting {
             cluster: placed.cluster,
+            mirror: placed.mirror(),
             headers: super::materialize::credentials(self, placed),
             worker: self.call.worker,
         };

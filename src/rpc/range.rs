@@ -7,7 +7,9 @@ use crate::{
     grpc::{self, Incoming, Message},
     mirror::Pass,
     paging::{Pages, Stopped, stream_chunk, stream_end},
-    pipeline::{self, Failure, Gone, Manner, NotMirrored, Placed, Read, Responder, Whole},
+    pipeline::{
+        self, Failure, Gone, Manner, NotMirrored, Patience, Placed, Read, Responder, Whole,
+    },
     upstream,
 };
 use std::sync::Arc;
@@ -135,11 +137,12 @@ impl Asked<'_> {
                 if let Some(account) = responder.record.account() {
                     account.cost = Some(Cost::default());
                 }
+                let patience = Patience::new(&self.context.edge.protection);
                 if streams {
-                    mirrored.stream(responder).await;
+                    mirrored.stream(responder, patience).await;
                     return None;
                 }
-                mirrored.send(responder).await.err()
+                mirrored.send(responder, patience).await.err()
             }
         }
     }

@@ -1,4 +1,4 @@
-use super::{LogConfig, LogFormat};
+use super::{LogConfig, LogFormat, recent::Recent};
 use anyhow::Context;
 use std::io::{self, IsTerminal};
 use tracing_subscriber::{
@@ -19,7 +19,7 @@ impl Log {
     /// When the level is not one.
     pub fn start(config: &LogConfig) -> anyhow::Result<Self> {
         let (filter, handle) = reload::Layer::new(parse(&config.level)?);
-        let registry = tracing_subscriber::registry().with(filter);
+        let registry = tracing_subscriber::registry().with(filter).with(Recent);
         // A second subscriber in one process is a test's second Seawall, which shares the first's.
         let _ = match config.format {
             LogFormat::Json => {

@@ -4,7 +4,9 @@ mod config;
 mod log;
 pub mod notify;
 mod process;
+mod recent;
 
 pub use config::{LogConfig, LogFormat};
 pub use log::Log;
-pub use process::Process;
+pub use process::{Process, Usage, usage};
+pub use recent::{Happening, recent};

@@ -65,6 +65,7 @@ pub struct ConnectorFiles {
     pub ca: Option<PathBuf>,
     /// Certificate and key shown to servers.
     pub identity: Option<(PathBuf, PathBuf)>,
+    pub protocols: Protocols,
     pub reload_interval: Duration,
 }
 
@@ -104,19 +105,47 @@ impl Connector {
     }
 }
 
-/// Files and rules for the side that is connected to.
+/// What is shown to clients and asked of them, under etcd's own names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptorFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    /// Authorities of the clients.
-    pub ca: Option<PathBuf>,
-    /// Refuse clients without a certificate.
-    pub require_client: bool,
-    /// TLS 1.3 only.
-    pub only_tls13: bool,
-    pub reload_interval: Duration,
+pub struct AcceptorConfig {
+    /// PEM file with the certificate chain shown to clients.
+    pub cert_file: PathBuf,
+    /// PEM file with its private key.
+    pub key_file: PathBuf,
+    /// PEM file with the authorities that sign client certificates.
+    pub trusted_ca_file: Option<PathBuf>,
+    /// Refuse clients that show no certificate signed by `trusted_ca_file`.
+    pub client_cert_auth: bool,
+    pub min_version: TlsVersion,
+    /// A client that has not finished its handshake after this long is disconnected.
     pub handshake_timeout: Duration,
+    /// How often the files are looked at for changes.
+    pub reload_interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// The protocols that are spoken over TLS, the preferred one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocols {
+    Http1,
+    Http2,
+    Http2OrHttp1,
+}
+
+impl Protocols {
+    fn alpn(self) -> Vec<Vec<u8>> {
+        let names: &[&str] = match self {
+            Self::Http1 => &["http/1.1"],
+            Self::Http2 => &["h2"],
+            Self::Http2OrHttp1 => &["h2", "http/1.1"],
+        };
+        names.iter().map(|name| name.as_bytes().to_vec()).collect()
+    }
 }
 
 /// Accepts clients, whose certificates are checked where that is asked for.
@@ -130,11 +159,12 @@ impl Acceptor {
     /// # Errors
     ///
     /// When a file cannot be read or is not what it should be.
-    pub fn load(files: AcceptorFiles) -> Result<Self, Error> {
-        let (interval, handshake_timeout) = (files.reload_interval, files.handshake_timeout);
-        let paths = [Some(files.cert.clone()), Some(files.key.clone()), files.ca.clone()];
+    pub fn load(config: AcceptorConfig, protocols: Protocols) -> Result<Self, Error> {
+        let (interval, handshake_timeout) = (config.reload_interval, config.handshake_timeout);
+        let AcceptorConfig { cert_file, key_file, trusted_ca_file, .. } = config.clone();
+        let paths = [Some(cert_file), Some(key_file), trusted_ca_file];
         let paths = paths.into_iter().flatten().collect();
-        let config = Reloading::start(paths, interval, move || server_config(&files))?;
+        let config = Reloading::start(paths, interval, move || server_config(&config, protocols))?;
         Ok(Self { config, handshake_timeout })
     }
 
@@ -178,19 +208,22 @@ fn client_config(files: &ConnectorFiles) -> Result<ClientConfig, Error> {
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = files.protocols.alpn();
     Ok(config)
 }
 
-fn server_config(files: &AcceptorFiles) -> Result<ServerConfig, Error> {
-    let versions = if files.only_tls13 { &VERSIONS[..1] } else { &VERSIONS };
+fn server_config(files: &AcceptorConfig, protocols: Protocols) -> Result<ServerConfig, Error> {
+    let versions = match files.min_version {
+        TlsVersion::Tls13 => &VERSIONS[..1],
+        TlsVersion::Tls12 => &VERSIONS,
+    };
     let builder =
         ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
-    let builder = match &files.ca {
+    let builder = match &files.trusted_ca_file {
         Some(path) => {
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(files::roots(path)?, provider());
-            let verifier = match files.require_client {
+            let verifier = match files.client_cert_auth {
                 true => verifier.build()?,
                 false => verifier.allow_unauthenticated().build()?,
             };
@@ -198,11 +231,11 @@ fn server_config(files: &AcceptorFiles) -> Result<ServerConfig, Error> {
         }
         None => builder.with_no_client_auth(),
     };
-    let (chain, secret) = files::identity(&files.cert, &files.key)?;
+    let (chain, secret) = files::identity(&files.cert_file, &files.key_file)?;
     let mut config = builder
         .with_single_cert(chain, secret)
-        .map_err(|error| key_pair(&files.cert, &files.key, error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .map_err(|error| key_pair(&files.cert_file, &files.key_file, error))?;
+    config.alpn_protocols = protocols.alpn();
     Ok(config)
 }
 

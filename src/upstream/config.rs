@@ -113,6 +113,7 @@ impl std::fmt::Display for Endpoint {
 impl TlsConfig {
     pub(super) fn files(&self) -> crate::tls::ConnectorFiles {
         crate::tls::ConnectorFiles {
+            protocols: crate::tls::Protocols::Http2,
             ca: self.ca_file.clone(),
             identity: self.cert_file.clone().zip(self.key_file.clone()),
             reload_interval: self.reload_interval,

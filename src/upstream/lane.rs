@@ -104,6 +104,13 @@ impl Pool {
         Self { lane, config, state: Mutex::new(state), changed: Notify::new() }
     }
 
+    /// Connections that are up, and calls on them.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let calls = state.open.iter().map(|connection| connection.streams.load(Relaxed)).sum();
+        (state.open.len(), calls)
+    }
+
     /// A place on a connection, as soon as there is one.
     ///
     /// # Errors

@@ -144,6 +144,12 @@ impl Member {
         Duration::from_secs_f64(self.latency.now())
     }
 
+    /// Connections that are up on this lane, of all data threads, and calls on them.
+    pub fn lane(&self, lane: Lane) -> (usize, usize) {
+        let loads = self.pools.iter().map(|pools| pools[lane as usize].load());
+        loads.fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1))
+    }
+
     pub(super) fn pool(&self, worker: usize, lane: Lane) -> &Arc<Pool> {
         &self.pools[worker][lane as usize]
     }

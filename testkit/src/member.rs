@@ -90,7 +90,7 @@ impl Member {
 
     /// Freezes it (SIGSTOP): its connections stay open and nothing answers.
     pub fn pause(&self) -> Result<()> {
-        self.process()?.signal(Signal::SIGSTOP)
+        self.process()?.pause()
     }
 
     pub fn resume(&self) -> Result<()> {

@@ -1,6 +1,9 @@
 use anyhow::{Context, Result, bail};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use std::{
@@ -82,6 +85,15 @@ impl Process {
             bail!("process {} has ended, it cannot take {signal}", self.pid);
         }
         kill(self.pid, signal).with_context(|| format!("sending {signal} to {}", self.pid))
+    }
+
+    /// Stops all its threads. Sent, the signal has not arrived yet: what comes meanwhile would still be
+    /// answered.
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let seen = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        let stopped = waitid(Id::Pid(self.pid), seen);
+        stopped.map(drop).with_context(|| format!("waiting for {} to stop", self.pid))
     }
 
     /// Waits for the end. Cancel-safe.

@@ -83,6 +83,27 @@ fn pods_get_a_sound_configuration_and_time_to_drain() -> Result<()> {
 }
 
 #[test]
+fn an_admin_port_with_tls_is_probed_and_read_over_tls() -> Result<()> {
+    let Some(documents) = render(&[
+        "certificates.admin=seawall-admin",
+        "config.admin.token_file=/etc/seawall/tls/admin/token",
+        "config.admin.tls.cert_file=/etc/seawall/tls/admin/tls.crt",
+        "config.admin.tls.key_file=/etc/seawall/tls/admin/tls.key",
+        "serviceMonitor.enabled=true",
+    ])?
+    else {
+        return Ok(());
+    };
+    let admin = settings(&documents)?.admin.context("an admin port")?;
+    ensure!(admin.tls.is_some() && admin.token_file.is_some());
+    let text = documents.concat();
+    assert_eq!(text.matches("scheme: HTTPS\n").count(), 3, "start, life, readiness");
+    assert_eq!(text.matches("scheme: https\n").count(), 1, "metrics");
+    assert_eq!(text.matches("mountPath: /etc/seawall/tls/admin\n").count(), 1);
+    Ok(())
+}
+
+#[test]
 fn a_wrong_configuration_is_not_rendered() -> Result<()> {
     let Some(helm) = tool("helm", "helm", "wrong values of the chart were NOT tried") else {
         return Ok(());

@@ -3,6 +3,7 @@
 mod faults;
 mod kv;
 mod reads;
+mod streams;
 mod twins;
 mod watches;
 
@@ -36,6 +37,16 @@ impl Stage {
 
     async fn of(etcd: Cluster, mirror: &str) -> Result<Self> {
         let seawall = seawall(&etcd, &etcd.endpoints(), mirror).await?;
+        Ok(Self { seawall, etcd })
+    }
+
+    /// `protection` is the YAML in the braces of that key.
+    async fn protected(protection: &str) -> Result<Self> {
+        let etcd = Cluster::single().await?;
+        let endpoints = etcd.endpoints().join(", ");
+        let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]}}}}\n");
+        let rest = format!("mirror: {{mode: enforce}}\nprotection: {{{protection}}}\n");
+        let seawall = configured(&etcd, &(clusters + &rest)).await?;
         Ok(Self { seawall, etcd })
     }
 
@@ -75,15 +86,20 @@ async fn seawall_by(
     more: &str,
     mirror: &str,
 ) -> Result<SeawallProcess> {
+    let indented: String = mirror.lines().map(|line| format!("  {line}\n")).collect();
+    let endpoints = endpoints.join(", ");
+    let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]{more}}}}}\n");
+    configured(etcd, &format!("{clusters}mirror:\n  mode: enforce\n{indented}")).await
+}
+
+/// Seawall before a cluster by a configuration file of this text.
+async fn configured(etcd: &Cluster, text: &str) -> Result<SeawallProcess> {
     let binary = env::var_os("SEAWALL_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
     // Several may stand before one cluster.
     let number = fs::read_dir(etcd.dir())?.count();
     let config = etcd.dir().join(format!("seawall-{number}.yaml"));
-    let indented: String = mirror.lines().map(|line| format!("  {line}\n")).collect();
-    let endpoints = endpoints.join(", ");
-    let clusters = format!("clusters: {{main: {{endpoints: [{endpoints}]{more}}}}}\n");
-    fs::write(&config, format!("{clusters}mirror:\n  mode: enforce\n{indented}"))?;
+    fs::write(&config, text)?;
     SeawallProcess::builder()
         .binary(binary)
         .args(["--config".as_ref(), config.as_os_str()])

@@ -58,10 +58,18 @@ impl Watching {
 
     /// The id of a new watcher.
     pub(crate) async fn create(&mut self, create: WatchCreateRequest) -> Result<i64> {
-        self.send(RequestUnion::CreateRequest(create))?;
+        self.ask(create)?;
         let created = self.next().await?;
         ensure!(created.created && !created.canceled, "{created:?}");
         Ok(created.watch_id)
+    }
+
+    pub(crate) fn ask(&mut self, create: WatchCreateRequest) -> Result<()> {
+        self.send(RequestUnion::CreateRequest(create))
+    }
+
+    pub(crate) fn cancel(&mut self, watch_id: i64) -> Result<()> {
+        self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }))
     }
 
     pub(crate) fn ask_progress(&mut self) -> Result<()> {
@@ -335,7 +343,7 @@ async fn a_list_and_a_watch_give_every_state() -> Result<()> {
     ensure!(value(put).as_deref() == Some(b"first"), "{put:?}");
     ensure!(deleted.r#type() == EventType::Delete, "{deleted:?}");
     ensure!(value(deleted).as_deref() == Some(b"second"), "{deleted:?}");
-    watching.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id }))?;
+    watching.cancel(id)?;
     let canceled = watching.next().await?;
     ensure!(canceled.canceled && canceled.watch_id == id, "{canceled:?}");
     ensure!(stage.watchers().await? == 0.0, "it is still there");

@@ -43,9 +43,12 @@ impl By {
 }
 
 pub(super) fn top(args: &Top) -> Result<(), Failure> {
-    let source = Source::new(&args.admin).map_err(Failure::Usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Runtime(error.into()))?;
+    // Files are looked at again by a task.
+    let entered = runtime.enter();
+    let source = Source::new(args).map_err(Failure::Usage)?;
+    drop(entered);
     if args.once || !io::stdout().is_terminal() {
         let snapshot = runtime.block_on(source.snapshot(args.window)).map_err(Failure::Runtime)?;
         return print(&once::text(&snapshot, args.window, args.by));

@@ -4,8 +4,8 @@ use super::{
     By, Window,
     format::{bytes, count, span},
     protections,
-    source::Snapshot,
-    table::{Column, Filter, Kind, Row, Tab, Table, named},
+    source::{Snapshot, Switch},
+    table::{Column, Enter, Filter, Kind, Tab, Table, named},
 };
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{
@@ -29,6 +29,10 @@ pub(super) struct Screen {
     /// The table that is shown, last, and those that Esc goes back to. Never empty.
     path: Vec<Shown>,
     help: bool,
+    /// The protection whose mode is asked for.
+    choosing: Option<String>,
+    /// What became of the last switch.
+    told: Option<Result<String, anyhow::Error>>,
 }
 
 #[derive(Debug)]
@@ -39,9 +43,10 @@ struct Shown {
 }
 
 /// What is to be done after a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     Draw,
+    Switch(Switch),
     /// Ask for another window.
     Ask(Window),
     Quit,
@@ -66,7 +71,17 @@ impl Shown {
 impl Screen {
     pub(super) fn new(url: String, window: Window, by: By) -> Self {
         let path = vec![Shown::new(Tab::Prefixes, Filter::default())];
-        Self { url, window, by, snapshot: None, error: None, path, help: false }
+        Self {
+            url,
+            window,
+            by,
+            snapshot: None,
+            error: None,
+            path,
+            help: false,
+            choosing: None,
+            told: None,
+        }
     }
 
     /// Takes what was heard. What was heard before stays when nothing is.
@@ -75,6 +90,12 @@ impl Screen {
             Ok(snapshot) => (self.snapshot, self.error) = (Some(snapshot), None),
             Err(error) => self.error = Some(error),
         }
+    }
+
+    /// Takes what became of a switch.
+    pub(super) fn switched(&mut self, switch: &Switch, result: anyhow::Result<()>) {
+        let Switch { protection, mode } = switch;
+        self.told = Some(result.map(|()| format!("{protection} was switched: {mode}")));
     }
 
     pub(super) fn key(&mut self, key: KeyEvent) -> Action {
@@ -87,6 +108,14 @@ impl Screen {
         if std::mem::take(&mut self.help) {
             return Action::Draw;
         }
+        if let Some(protection) = self.choosing.take() {
+            let mode = MODES.iter().find(|(letter, _)| key.code == KeyCode::Char(*letter));
+            return match mode {
+                Some(&(_, mode)) => Action::Switch(Switch { protection, mode }),
+                None => Action::Draw,
+            };
+        }
+        self.told = None;
         match key.code {
             KeyCode::Char('q') => return Action::Quit,
             KeyCode::Char('?') => self.help = true,
@@ -116,10 +145,13 @@ impl Screen {
     fn go_inside(&mut self) {
         let selected = self.shown().selected.selected().unwrap_or_default();
         let mut rows = self.table().rows;
-        if selected < rows.len()
-            && let Row { inside: Some((tab, filter)), .. } = rows.swap_remove(selected)
-        {
-            self.path.push(Shown::new(tab, filter));
+        if selected >= rows.len() {
+            return;
+        }
+        match rows.swap_remove(selected).enter {
+            Enter::Nowhere => {}
+            Enter::Table(tab, filter) => self.path.push(Shown::new(tab, filter)),
+            Enter::Switch(protection) => self.choosing = Some(protection),
         }
     }
 
@@ -167,10 +199,7 @@ impl Screen {
         let [top, middle, bottom] = Layout::vertical(parts).areas(frame.area());
         frame.render_widget(Text::from(head), top);
         self.draw_table(frame, middle);
-        frame.render_widget(
-            Line::from("Tab table  Enter inside  Esc back  ? help  q quit").dim(),
-            bottom,
-        );
+        frame.render_widget(self.foot(), bottom);
         if self.help {
             draw_help(frame);
         }
@@ -192,6 +221,18 @@ impl Screen {
             lines.push(Line::from(causes.join(": ")).red());
         }
         lines
+    }
+
+    fn foot(&self) -> Line<'static> {
+        match (&self.choosing, &self.told) {
+            (Some(protection), _) => {
+                let modes = MODES.map(|(letter, mode)| format!("{letter} {mode}")).join("  ");
+                Line::from(format!("{protection}:  {modes}  any other key: as it is")).bold()
+            }
+            (None, Some(Ok(told))) => Line::from(told.clone()).bold(),
+            (None, Some(Err(error))) => Line::from(format!("{error:#}")).red().bold(),
+            (None, None) => Line::from("Tab table  Enter inside  Esc back  ? help  q quit").dim(),
+        }
     }
 
     fn tabs(&self) -> Line<'static> {
@@ -268,11 +309,16 @@ pub(super) fn summary(snapshot: &Snapshot, window: Window, by: By) -> String {
     )
 }
 
-const HELP: [&str; 10] = [
+/// Keys by which a protection is switched.
+const MODES: [(char, &str); 4] =
+    [('o', "off"), ('b', "observe"), ('e', "enforce"), ('d', "configured")];
+
+const HELP: [&str; 11] = [
     "Tab, Shift-Tab   next, previous table",
     "Up, Down, k, j   select a row",
     "Enter            prefix to its clients,",
-    "                 client to its requests",
+    "                 client to its requests,",
+    "                 a protection to its switch",
     "Esc              back",
     "c  r  b          by cost, requests, bytes",
     "w                last minute or hour",

@@ -60,6 +60,10 @@ impl Session {
                     Some(Ok(Event::Key(key))) => match self.screen.key(key) {
                         Action::Draw => {}
                         Action::Ask(wanted) => drop(window.send_replace(wanted)),
+                        Action::Switch(wanted) => {
+                            let switched = self.source.switch(&wanted).await;
+                            self.screen.switched(&wanted, switched);
+                        }
                         Action::Quit => return Ok(()),
                     },
                     // Anything else, such as another size, is a reason to draw.

@@ -1,16 +1,28 @@
 //! What is asked of the admin port.
 
-use super::Window;
-use crate::attribution::Ranking;
+use super::{Top, Window};
+use crate::{
+    admin::{SWITCH, Token},
+    attribution::Ranking,
+    tls::{Connector, ConnectorFiles, Protocols},
+};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use http::{Request, Uri, header::HOST};
+use http::{
+    Request, StatusCode, Uri,
+    header::{AUTHORIZATION, HOST},
+    request,
+};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, time::Duration};
-use tokio::{net::TcpStream, time::timeout};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// What takes longer counts as not reachable.
@@ -19,12 +31,23 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Far above what the longest lists take.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
 
+/// As that of listeners.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What an operator wants of a protection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Switch {
+    pub(super) protection: String,
+    pub(super) mode: &'static str,
+}
+
 /// All that is shown, as of one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
     pub(super) status: Status,
     pub(super) ranking: Ranking,
     pub(super) protection: Protection,
+    pub(super) mirror: Mirror,
 }
 
 /// What is used of `/status`.
@@ -96,34 +119,82 @@ pub(super) struct Queue {
     pub(super) limit: u64,
 }
 
+/// What is used of `/mirror`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Mirror {
+    pub(super) clusters: BTreeMap<String, ClusterMirror>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ClusterMirror {
+    /// How much further etcd is.
+    pub(super) behind: u64,
+    pub(super) collections: Vec<Collection>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Collection {
+    pub(super) collection: String,
+    pub(super) state: String,
+    pub(super) tier: Option<String>,
+    pub(super) why: Option<String>,
+    pub(super) keys: u64,
+    pub(super) bytes: u64,
+    pub(super) hits: u64,
+    pub(super) misses: u64,
+}
+
 /// An admin port.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
-    /// Host and port.
-    authority: String,
+    host: String,
+    port: u16,
     /// In front of every path, without a slash at its end.
     base: String,
+    /// For https.
+    tls: Option<Arc<Connector>>,
+    token_file: Option<PathBuf>,
 }
+
+/// With TLS or without.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Source {
     /// # Errors
     ///
-    /// What is wrong with the URL.
-    pub(super) fn new(url: &str) -> Result<Self, String> {
+    /// What is wrong with the URL or the files.
+    pub(super) fn new(args: &Top) -> Result<Self, String> {
+        let url = &args.admin;
         let expected =
             || format!("--admin: expected a URL such as http://127.0.0.1:23791, met {url:?}");
         let uri: Uri = url.parse().map_err(|_| expected())?;
-        let http = uri.scheme_str() == Some("http");
-        let authority = uri.authority().filter(|_| http).ok_or_else(expected)?;
-        let port = authority.port_u16().unwrap_or(80);
+        let (tls, port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(Arc::new(connector(args)?)), 443),
+            _ => return Err(expected()),
+        };
+        let authority = uri.authority().ok_or_else(expected)?;
+        if let Some(file) = &args.token_file {
+            Token::read(file).map_err(|error| format!("--token-file: {error}"))?;
+        }
         Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
+            host: authority.host().to_owned(),
+            port: authority.port_u16().unwrap_or(port),
             base: uri.path().trim_end_matches('/').to_owned(),
+            tls,
+            token_file: args.token_file.clone(),
         })
     }
 
     pub(super) fn url(&self) -> String {
-        format!("http://{}{}", self.authority, self.base)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.base)
+    }
+
+    fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     pub(super) async fn snapshot(&self, window: Window) -> anyhow::Result<Snapshot> {
@@ -133,6 +204,7 @@ impl Source {
                 status: self.get("/status").await?,
                 ranking: self.get(&path).await?,
                 protection: self.get("/protection").await?,
+                mirror: self.get("/mirror").await?,
             })
         };
         let answer = timeout(TIMEOUT, asked).await;
@@ -140,18 +212,55 @@ impl Source {
         answer.with_context(|| format!("the admin port at {} cannot be reached", self.url()))
     }
 
+    /// Switches a protection to a mode.
+    pub(super) async fn switch(&self, Switch { protection, mode }: &Switch) -> anyhow::Result<()> {
+        let path = format!("/protection/{protection}?mode={mode}");
+        let mut request = Request::post(format!("{}{path}", self.base)).header(SWITCH, "yes");
+        if let Some(file) = &self.token_file {
+            request = request.header(AUTHORIZATION, Token::read(file)?.bearer()?);
+        }
+        let asked = timeout(TIMEOUT, self.ask(request));
+        let (status, body) =
+            asked.await.with_context(|| format!("no answer within {TIMEOUT:?}"))??;
+        let why = String::from_utf8_lossy(&body);
+        ensure!(status.is_success(), "{protection} was not switched: {}", why.trim());
+        Ok(())
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let path = format!("{}{path}", self.base);
-        let stream = TcpStream::connect(&self.authority).await?;
-        let (mut requests, connection) = handshake(TokioIo::new(stream)).await?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let request = Request::get(&path).header(HOST, &self.authority);
-        let answer = requests.send_request(request.body(Empty::<Bytes>::new())?).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(anyhow::Error::from_boxed)?.to_bytes();
+        let (status, body) = self.ask(Request::get(&path)).await?;
         ensure!(status.is_success(), "{path} answers {status}");
         serde_json::from_slice(&body)
             .with_context(|| format!("{path} is not from Seawall's admin port"))
     }
+
+    async fn ask(&self, request: request::Builder) -> anyhow::Result<(StatusCode, Bytes)> {
+        let (mut requests, connection) = handshake(TokioIo::new(self.connect().await?)).await?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let request = request.header(HOST, self.authority()).body(Empty::<Bytes>::new())?;
+        let answer = requests.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        Ok((status, body.map_err(anyhow::Error::from_boxed)?.to_bytes()))
+    }
+
+    async fn connect(&self) -> anyhow::Result<Box<dyn Stream>> {
+        let stream = TcpStream::connect(self.authority()).await?;
+        let name = self.host.trim_matches(['[', ']']);
+        Ok(match &self.tls {
+            None => Box::new(stream),
+            Some(tls) => Box::new(tls.connect(name, stream).await?),
+        })
+    }
+}
+
+fn connector(args: &Top) -> Result<Connector, String> {
+    let files = ConnectorFiles {
+        ca: args.ca.clone(),
+        identity: args.cert.clone().zip(args.key.clone()),
+        protocols: Protocols::Http1,
+        reload_interval: RELOAD_INTERVAL,
+    };
+    Connector::load(files).map_err(|error| format!("--admin: {error}"))
 }

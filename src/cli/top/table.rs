@@ -6,7 +6,7 @@ use super::{
     source::{Cluster, Member, Snapshot},
 };
 use crate::attribution::{Caller, Demand, Load, Prefix, Ranked};
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tab {
@@ -15,11 +15,20 @@ pub(super) enum Tab {
     Clients,
     Shapes,
     Objects,
+    Memory,
+    Protections,
 }
 
 impl Tab {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Clusters, Self::Prefixes, Self::Clients, Self::Shapes, Self::Objects];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Clusters,
+        Self::Prefixes,
+        Self::Clients,
+        Self::Shapes,
+        Self::Objects,
+        Self::Memory,
+        Self::Protections,
+    ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -28,6 +37,8 @@ impl Tab {
             Self::Clients => "Clients",
             Self::Shapes => "Shapes",
             Self::Objects => "Largest objects",
+            Self::Memory => "Memory",
+            Self::Protections => "Protections",
         }
     }
 }
@@ -87,11 +98,19 @@ const LOAD: [Column; 6] = [
     number("ERROR", 7, 8),
 ];
 
+/// Where a key leads from a row.
+#[derive(Debug, Clone)]
+pub(super) enum Enter {
+    Nowhere,
+    Table(Tab, Filter),
+    /// Asks for the mode of this protection.
+    Switch(String),
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) cells: Vec<String>,
-    /// Where Enter leads.
-    pub(super) inside: Option<(Tab, Filter)>,
+    pub(super) enter: Enter,
 }
 
 #[derive(Debug, Clone)]
@@ -108,6 +127,8 @@ impl Table {
             Tab::Clients => clients(snapshot, filter, by),
             Tab::Shapes => shapes(snapshot, filter, by),
             Tab::Objects => objects(snapshot, by),
+            Tab::Memory => memory(snapshot, by),
+            Tab::Protections => protections(snapshot),
         }
     }
 }
@@ -134,7 +155,7 @@ fn clusters(snapshot: &Snapshot) -> Table {
             member.version.clone(),
             member.alarms.join(", "),
         ],
-        inside: None,
+        enter: Enter::Nowhere,
     };
     let rows = snapshot.status.clusters.iter().flat_map(|(name, Cluster { members })| {
         members.iter().map(move |member| row(name, member))
@@ -159,7 +180,7 @@ fn prefixes(snapshot: &Snapshot, by: By) -> Table {
         cells.extend(load(ranked));
         cells.push(ranked.name.cluster.clone());
         let filter = Filter { prefix: Some(ranked.name.clone()), client: None };
-        Row { cells, inside: Some((Tab::Clients, filter)) }
+        Row { cells, enter: Enter::Table(Tab::Clients, filter) }
     });
     Table { columns, rows: rows.collect() }
 }
@@ -176,7 +197,7 @@ fn clients(snapshot: &Snapshot, filter: &Filter, by: By) -> Table {
         let mut cells = vec![ranked.name.to_string()];
         cells.extend(load(ranked));
         let filter = Filter { client: Some(ranked.name.clone()), ..filter.clone() };
-        Row { cells, inside: Some((Tab::Shapes, filter)) }
+        Row { cells, enter: Enter::Table(Tab::Shapes, filter) }
     });
     Table { columns, rows: rows.collect() }
 }
@@ -192,7 +213,7 @@ fn shapes(snapshot: &Snapshot, filter: &Filter, by: By) -> Table {
         let mut cells = vec![shape.clone(), named(prefix), client];
         cells.extend(load(ranked));
         cells.push(cluster.clone());
-        Row { cells, inside: None }
+        Row { cells, enter: Enter::Nowhere }
     });
     Table { columns, rows: rows.collect() }
 }
@@ -207,7 +228,7 @@ fn objects(snapshot: &Snapshot, by: By) -> Table {
     let mut objects: Vec<_> = snapshot.ranking.objects.iter().collect();
     objects.sort_by_key(|object| {
         let key = if by == By::Requests { object.requests } else { object.bytes };
-        std::cmp::Reverse(key)
+        Reverse(key)
     });
     let rows = objects.into_iter().map(|object| Row {
         cells: vec![
@@ -216,7 +237,72 @@ fn objects(snapshot: &Snapshot, by: By) -> Table {
             count(object.requests as f64),
             object.cluster.clone(),
         ],
-        inside: None,
+        enter: Enter::Nowhere,
+    });
+    Table { columns, rows: rows.collect() }
+}
+
+fn memory(snapshot: &Snapshot, by: By) -> Table {
+    let columns = vec![
+        name("COLLECTION", 16, 0),
+        word("STATE", 8, 1),
+        word("TIER", 6, 5),
+        number("KEYS", 7, 3),
+        number("MEMORY", 9, 2),
+        number("HITS", 7, 2),
+        number("PASSED", 7, 4),
+        number("BEHIND", 6, 6),
+        word("CLUSTER", 8, 7),
+        name("WHY", 12, 8),
+    ];
+    let mut held: Vec<_> = snapshot
+        .mirror
+        .clusters
+        .iter()
+        .flat_map(|(name, mirror)| mirror.collections.iter().map(move |held| (name, mirror, held)))
+        .collect();
+    held.sort_by_key(|(_, _, held)| {
+        Reverse(if by == By::Bytes { held.bytes } else { held.hits + held.misses })
+    });
+    let rows = held.into_iter().map(|(cluster, mirror, held)| Row {
+        cells: vec![
+            held.collection.clone(),
+            held.state.clone(),
+            held.tier.clone().unwrap_or_default(),
+            count(held.keys as f64),
+            bytes(held.bytes),
+            count(held.hits as f64),
+            count(held.misses as f64),
+            count(mirror.behind as f64),
+            cluster.clone(),
+            held.why.clone().unwrap_or_default(),
+        ],
+        enter: Enter::Nowhere,
+    });
+    Table { columns, rows: rows.collect() }
+}
+
+fn protections(snapshot: &Snapshot) -> Table {
+    let columns = vec![
+        name("PROTECTION", 16, 0),
+        word("MODE", 8, 0),
+        word("SET", 7, 4),
+        number("REFUSED", 7, 1),
+        number("DELAYED", 7, 2),
+        number("WOULD REFUSE", 12, 3),
+        number("WOULD DELAY", 11, 5),
+    ];
+    let rows = snapshot.protection.protections.iter().map(|standing| Row {
+        cells: vec![
+            standing.protection.clone(),
+            standing.mode.clone(),
+            if standing.switched { "by hand".into() } else { String::new() },
+            count(standing.refused as f64),
+            count(standing.delayed as f64),
+            count(standing.would_refuse as f64),
+            count(standing.would_delay as f64),
+        ],
+        enter: Enter::Switch(standing.protection.clone()),
     });
     Table { columns, rows: rows.collect() }
 }

@@ -17,7 +17,8 @@ pub(in crate::config) struct Protection {
     /// `observe` counts what would have been delayed or refused, and does neither.
     pub(in crate::config) mode: Mode,
     /// Bytes of answers held at once, for all clients and clusters. At the bound, what is only kept
-    /// for later is given up, then lists wait for those before them. Raising it costs as much memory.
+    /// for later is given up, then lists wait for those before them, and clients that have stopped
+    /// reading an answer from the mirror are reset. Raising it costs as much memory.
     pub(in crate::config) memory: Size,
     /// Sharing of answers between clients.
     pub(in crate::config) coalescing: Coalescing,
@@ -245,7 +246,8 @@ pub(in crate::config) struct Quota {
     /// Keys below each prefix of the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) objects: Option<u64>,
-    /// Bytes of the values of these keys.
+    /// Bytes of these keys: their number times their mean size, which is that of all where they are
+    /// in memory, else that of the values written here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) bytes: Option<Size>,
     /// Bytes of one value.

@@ -11,7 +11,7 @@ use crate::{
     },
     listener,
     routing::{self, overrides},
-    upstream,
+    tls, upstream,
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -80,7 +80,7 @@ impl Checks<'_> {
         let config = listener::Config {
             name,
             address: address.0,
-            tls: tls.map(|tls| self.listener_tls(&at("tls"), tls)),
+            tls: tls.map(|tls| self.server_tls(&at("tls"), tls)),
             connections_max: self.at_least_one(&at("connections_max"), connections_max) as usize,
             streams_per_connection_max: self
                 .at_least_one(&at("streams_per_connection_max"), streams_per_connection_max),
@@ -111,9 +111,9 @@ impl Checks<'_> {
         }
     }
 
-    fn listener_tls(&mut self, path: &str, file: file::ListenerTls) -> listener::TlsConfig {
+    pub(super) fn server_tls(&mut self, path: &str, file: file::ServerTls) -> tls::AcceptorConfig {
         let at = |key: &str| format!("{path}.{key}");
-        let file::ListenerTls {
+        let file::ServerTls {
             cert_file,
             key_file,
             trusted_ca_file,
@@ -131,14 +131,14 @@ impl Checks<'_> {
             let what = "the PEM file of the authorities that sign client certificates";
             self.expected(&at("trusted_ca_file"), what, "nothing, with client_cert_auth");
         }
-        listener::TlsConfig {
+        tls::AcceptorConfig {
             client_cert_auth: client_cert_auth.unwrap_or_else(|| trusted_ca_file.is_some()),
             cert_file,
             key_file,
             trusted_ca_file,
             min_version: match min_version {
-                TlsVersion::Tls12 => listener::TlsVersion::Tls12,
-                TlsVersion::Tls13 => listener::TlsVersion::Tls13,
+                TlsVersion::Tls12 => tls::TlsVersion::Tls12,
+                TlsVersion::Tls13 => tls::TlsVersion::Tls13,
             },
             handshake_timeout: self.duration(
                 &at("handshake_timeout"),

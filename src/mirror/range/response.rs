@@ -85,6 +85,11 @@ impl Response {
 }
 
 impl Stream {
+    /// Bytes of key-values that are in no message yet.
+    pub fn left(&self) -> usize {
+        self.kvs.bytes
+    }
+
     /// The pieces of the next message, which has about `max` bytes of key-values, or a larger one.
     pub fn next_message(&mut self, max: usize) -> Option<Vec<Bytes>> {
         if self.ended {

@@ -1,7 +1,10 @@
 //! Ids of the watchers of one stream, given out as etcd does.
 
 use crate::etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::RangeInclusive,
+};
 
 /// The watchers of one client's stream. Used where they may have several sources: each of them would
 /// count from 0.
@@ -15,9 +18,25 @@ pub(super) struct Ids {
     /// Watchers that memory cannot serve any more, in their order.
     moving: VecDeque<Moving>,
     /// The watcher that is being created at etcd in order to go on there.
-    continued: Option<i64>,
-    /// Ids that etcd was asked to cancel and has not answered for.
-    cancelling: HashSet<i64>,
+    continued: Option<Continued>,
+    /// Ids that the cluster at an index was asked to cancel and has not answered for.
+    cancelling: HashMap<i64, usize>,
+}
+
+/// A watcher that goes on at etcd, and the first revision that it has not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Continued {
+    pub(super) id: i64,
+    start_revision: i64,
+}
+
+/// Whom a cluster's answer about all the watchers that it knows is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// All of the client's stream.
+    All,
+    /// These, in the order of their ids.
+    These(Vec<i64>),
 }
 
 /// Where the events of a watcher come from.
@@ -61,11 +80,14 @@ impl Seen {
 /// ```text
 /// Memory --cannot be served from there--> Moving --created at etcd--> Etcd
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Watcher {
     source: Source,
     /// Created, and not cancelled by etcd.
     live: bool,
+    /// Revisions that it may not have seen all events of when etcd says so of all watchers: the
+    /// client may have asked for that before etcd knew of this one.
+    catching_up: Option<RangeInclusive<i64>>,
 }
 
 impl Ids {
@@ -84,10 +106,33 @@ impl Ids {
 
     /// A watcher was created under `id`.
     pub(super) fn created(&mut self, id: i64, source: Source) {
-        self.watchers.insert(id, Watcher { source, live: true });
+        self.watchers.insert(id, Watcher { source, live: true, catching_up: None });
         if self.given.take_if(|given| *given == id).is_some() {
             self.next = id.saturating_add(1);
         }
+    }
+
+    /// etcd has created a watcher that left memory, when the store was at `revision`.
+    pub(super) fn goes_on(&mut self, continued: Continued, source: Source, revision: i64) {
+        let Continued { id, start_revision } = continued;
+        let catching_up = Some(start_revision..=revision).filter(|range| !range.is_empty());
+        self.watchers.insert(id, Watcher { source, live: true, catching_up });
+    }
+
+    /// Who has seen everything up to `revision` when this source says so of all its watchers.
+    pub(super) fn reached(&self, source: Source, revision: i64) -> Reached {
+        let is_sure = |watcher: &Watcher| {
+            watcher.source == source
+                && watcher.catching_up.as_ref().is_none_or(|range| !range.contains(&revision))
+        };
+        let mut live = self.watchers.iter().filter(|(_, watcher)| watcher.live);
+        if live.clone().all(|(_, watcher)| is_sure(watcher)) {
+            return Reached::All;
+        }
+        let mut ids: Vec<_> =
+            live.by_ref().filter(|(_, watcher)| is_sure(watcher)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        Reached::These(ids)
     }
 
     /// etcd cancelled a watcher. Its id stays taken until the client cancels it too.
@@ -101,8 +146,8 @@ impl Ids {
     /// The client cancelled a watcher.
     pub(super) fn cancelled(&mut self, id: i64) {
         match self.watchers.remove(&id).map(|watcher| watcher.source) {
-            Some(Source::Etcd(_)) => {
-                self.cancelling.insert(id);
+            Some(Source::Etcd(cluster)) => {
+                self.cancelling.insert(id, cluster);
             }
             Some(Source::Moving(_)) => self.moving.retain(|moving| moving.request.watch_id != id),
             Some(Source::Memory(_)) | None => {}
@@ -112,7 +157,7 @@ impl Ids {
     /// Whether etcd is still to answer that a watcher of this id is cancelled. Another one of the same
     /// id must be created behind that.
     pub(super) fn is_cancelling(&self, id: i64) -> bool {
-        self.cancelling.contains(&id)
+        self.cancelling.contains_key(&id)
     }
 
     /// The watchers of a source that may still see events, in the order of their ids.
@@ -127,6 +172,7 @@ impl Ids {
     pub(super) fn lost(&mut self, source: Source) -> Vec<i64> {
         let live = self.live(source);
         self.watchers.retain(|_, watcher| watcher.source != source);
+        self.cancelling.retain(|_, cluster| Source::Etcd(*cluster) != source);
         live
     }
 
@@ -137,21 +183,26 @@ impl Ids {
 
     /// A watcher leaves memory, unless the client has cancelled it already.
     pub(super) fn leave(&mut self, moving: Moving) {
-        if let Some(watcher) = self.watchers.get_mut(&moving.request.watch_id) {
-            watcher.source = Source::Moving(moving.cluster);
-            self.moving.push_back(moving);
+        let from = Source::Memory(moving.cluster);
+        match self.watchers.get_mut(&moving.request.watch_id) {
+            Some(watcher) if watcher.source == from => {
+                watcher.source = Source::Moving(moving.cluster);
+                self.moving.push_back(moving);
+            }
+            _ => {}
         }
     }
 
     /// The next watcher that is to be created at etcd, whose answer is not for the client.
     pub(super) fn continue_next(&mut self) -> Option<Moving> {
         let moving = self.moving.pop_front()?;
-        self.continued = Some(moving.request.watch_id);
+        let WatchCreateRequest { watch_id: id, start_revision, .. } = moving.request;
+        self.continued = Some(Continued { id, start_revision });
         Some(moving)
     }
 
     /// The watcher that the next answer to a create request is about, if the client did not ask.
-    pub(super) fn take_continued(&mut self) -> Option<i64> {
+    pub(super) fn take_continued(&mut self) -> Option<Continued> {
         self.continued.take()
     }
 }
@@ -171,7 +222,8 @@ mod tests {
     }
 
     fn moving(watch_id: i64) -> Moving {
-        let request = WatchCreateRequest { watch_id, ..WatchCreateRequest::default() };
+        let request =
+            WatchCreateRequest { watch_id, start_revision: 5, ..WatchCreateRequest::default() };
         Moving { cluster: 0, request, seen: Seen { cluster_id: 7, revision: 9 } }
     }
 
@@ -238,9 +290,42 @@ mod tests {
         assert_eq!((ids.live(MEMORY), ids.live(ONE)), (vec![], vec![]));
         assert!(ids.has_others(MEMORY) && ids.has_others(ONE));
         assert_eq!(ids.continue_next(), Some(moving(id)));
-        assert_eq!((ids.take_continued(), ids.take_continued()), (Some(id), None));
-        ids.created(id, ONE);
+        let continued = ids.take_continued().expect("the watcher");
+        assert_eq!((continued.id, ids.take_continued()), (id, None));
+        ids.goes_on(continued, ONE, 9);
         assert_eq!((ids.live(ONE), ids.has_others(ONE)), (vec![id], false));
+    }
+
+    #[test]
+    fn what_etcd_says_of_all_watchers_is_about_those_it_knew_of() {
+        let mut ids = Ids::default();
+        assert_eq!(ids.reached(ONE, 9), Reached::All);
+        let [known, late] = [create(&mut ids, ONE), create(&mut ids, MEMORY)];
+        assert_eq!(ids.reached(ONE, 9), Reached::These(vec![known]));
+        ids.leave(moving(late));
+        assert_eq!(ids.reached(ONE, 9), Reached::These(vec![known]), "it is on its way");
+        ids.continue_next();
+        let continued = ids.take_continued().expect("the watcher");
+        ids.goes_on(continued, ONE, 9);
+        // It had seen everything before 5; at 9, etcd knew of it.
+        for (revision, reached) in [
+            (4, Reached::All),
+            (5, Reached::These(vec![known])),
+            (9, Reached::These(vec![known])),
+            (10, Reached::All),
+        ] {
+            assert_eq!(ids.reached(ONE, revision), reached, "{revision}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_was_given_out_again_stays_where_it_is() {
+        let mut ids = Ids::default();
+        ids.created(3, MEMORY);
+        ids.cancelled(3);
+        ids.created(3, ONE);
+        ids.leave(moving(3));
+        assert_eq!((ids.source_of(3), ids.continue_next()), (Some(ONE), None));
     }
 
     #[test]
@@ -264,5 +349,11 @@ mod tests {
         assert!(ids.is_cancelling(7));
         ids.ended(7);
         assert!(!ids.is_cancelling(7));
+        ids.created(8, ONE);
+        ids.cancelled(8);
+        ids.lost(OTHER);
+        assert!(ids.is_cancelling(8));
+        ids.lost(ONE);
+        assert!(!ids.is_cancelling(8));
     }
 }

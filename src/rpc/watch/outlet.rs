@@ -5,10 +5,11 @@ use crate::{
     pipeline::{Record, Responder},
 };
 use bytes::Bytes;
+use h2::Reason;
 use http::Response;
 use std::task::{Context, Poll};
 use tokio::sync::{Mutex, MutexGuard};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Sends whole messages, one after the other.
 #[derive(Debug)]
@@ -43,16 +44,27 @@ impl Outlet {
     /// Ready once the client has given the stream up. For use while there is nothing to send; the
     /// last one to call this, or to send, is woken.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.stream.try_lock().as_deref_mut() {
-            Ok(Stream::Unanswered(responder)) => responder.poll_gone(cx),
-            Ok(Stream::Open(out, _)) => out.poll_reset(cx).map(drop),
-            // Whoever has the turn finds out.
-            Ok(Stream::Ended) | Err(_) => Poll::Pending,
+        // Whoever has the turn finds out.
+        self.stream.try_lock().map_or(Poll::Pending, |mut stream| stream.poll_gone(cx))
+    }
+}
+
+impl Stream {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Unanswered(responder) => responder.poll_gone(cx),
+            Self::Open(out, _) => out.poll_reset(cx).map(drop),
+            Self::Ended => Poll::Pending,
         }
     }
 }
 
 impl Turn<'_> {
+    /// As of the outlet, for who has the turn.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_gone(cx)
+    }
+
     /// Sends a part of the message, the head of the stream before the first.
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), SendError> {
         self.open(grpc::head())?;
@@ -61,7 +73,7 @@ impl Turn<'_> {
                 record.add_bytes(bytes.len());
                 out.send(bytes).await
             }
-            _ => Err(SendError::Reset(h2::Reason::NO_ERROR)),
+            _ => Err(SendError::Reset(Reason::NO_ERROR)),
         }
     }
 
@@ -75,6 +87,14 @@ impl Turn<'_> {
             *self.0 = Stream::Open(out, record);
         }
         Ok(())
+    }
+
+    /// Breaks the stream off in the middle of a message.
+    pub(super) fn reset(mut self, reason: Reason, code: Code) {
+        if let Stream::Open(out, record) = std::mem::replace(&mut *self.0, Stream::Ended) {
+            out.reset(reason);
+            record.end(code);
+        }
     }
 
     /// Ends the stream.

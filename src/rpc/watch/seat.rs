@@ -27,8 +27,8 @@ pub(super) struct Seat {
     pub(super) header: ResponseHeader,
 }
 
-/// Those who list a collection have it loaded, and watch it right after: it is worth a wait. A
-/// watcher that has waited for so long is created at etcd.
+/// Those who list a collection have it loaded, and watch it right after: it is worth a wait, as is a
+/// feed that is being opened. A watcher that has waited for so long is created at etcd.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Whether watchers of a stream may be served from memory at all: the client has no name at etcd, and
@@ -63,6 +63,8 @@ async fn take(
         return Err(Pass::Keys);
     }
     let collection = mirror.collection(&keys, !request.range_end.is_empty())?;
+    // After an outage all clients come back at once: none of them is to stay at etcd for that.
+    mirror.live().await?;
     // Values before an event are those that the collection itself held.
     let tier = if request.prev_kv { Tier::Value } else { Tier::Index };
     if mirror.store(&collection, tier, is_whole(&keys, &collection.name)).is_err() {

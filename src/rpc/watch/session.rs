@@ -1,9 +1,11 @@
 //! The loop of one watch stream: requests in their order, and what comes of them.
 
+mod requests;
+
 use super::{
     End,
     head::ALL,
-    ids::{Ids, Moving, Source},
+    ids::{Continued, Ids, Moving, Source},
     memory::{Desk, Memory, Order},
     outlet::Outlet,
     seat::{self, Seat},
@@ -11,39 +13,27 @@ use super::{
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
-    admission::{Kind, Plan, Shape},
     etcd::{
         errors,
-        key_range::KeyRange,
-        method::Method,
         proto::etcdserverpb::{
-            ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse,
-            watch_request::RequestUnion,
+            ResponseHeader, WatchRequest, WatchResponse, watch_request::RequestUnion,
         },
-        wire,
     },
-    grpc::{self, Incoming, Message, ReadError},
+    grpc::{self, Incoming, ReadError},
     mirror::Pass,
     pipeline::{self, Manner, Placed, Responder},
-    rpc::{Context, error::Error, merge, status},
+    rpc::{Context, error::Error, status},
     upstream::Exchange,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint},
-};
 use std::{
     collections::HashMap,
     future::{poll_fn, ready},
     sync::Arc,
 };
-use tokio::{
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tonic::{Code, Status};
 
 /// Events of relays that wait for the session; relays wait when it is full.
@@ -66,6 +56,8 @@ pub(super) struct Session<'c> {
     moved: Arc<Notify>,
     /// A request that no later one may overtake.
     step: Step<'c>,
+    /// The turn of the watcher that is being created at etcd in order to go on there.
+    entry: Option<OwnedSemaphorePermit>,
     /// A watcher has moved on, and a request may have waited for that.
     owes_a_request: bool,
     events: mpsc::Receiver<Event>,
@@ -75,10 +67,11 @@ pub(super) struct Session<'c> {
 /// What the next request waits for.
 ///
 /// ```text
-/// Ready --create, or a cluster's first request--> Opening --opened--> Creating --created--> Ready
+/// Ready --create, or a cluster's first request--> Opening --opened--> Waiting --answered--> Ready
 ///   |                                                ^ `--cannot be opened: refused--> Ready
-///   `--may be served from memory--> Asking --it is not-'
-///   `--a watcher leaves memory-------^ `--it is--> Creating
+///   |--may be served from memory--> Asking --it is not-'
+///   |--a watcher leaves memory-------^ `--it is--> Waiting
+///   `--a watcher in memory is cancelled-------------^
 /// ```
 enum Step<'c> {
     Ready,
@@ -86,9 +79,9 @@ enum Step<'c> {
     Asking(BoxFuture<'c, Asked>),
     /// The stream to a cluster, and what is to be sent first.
     Opening(Request, BoxFuture<'c, Result<Exchange, crate::upstream::Error>>),
-    /// The answer of this source to a create request. Answers come in the order of requests, which
-    /// only etcd itself can see to within one stream.
-    Creating(Source),
+    /// The answer of this source to a create request, or of memory to a cancel request. Answers come
+    /// in the order of requests, which only etcd itself can see to within one stream.
+    Waiting(Source),
 }
 
 /// What was waited for elsewhere.
@@ -103,8 +96,8 @@ enum Asked {
     Create(Request, Option<Box<Seat>>),
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
-    /// A watcher that left memory, and what etcd says of its store now.
-    GoOn(Moving, Result<ResponseHeader, Pass>),
+    /// A watcher that left memory, what etcd says of its store now, and its turn to go there.
+    GoOn(Moving, Result<ResponseHeader, Pass>, Option<OwnedSemaphorePermit>),
 }
 
 /// What etcd says to a client that chooses an id twice.
@@ -132,6 +125,7 @@ impl<'c> Session<'c> {
             ids: several.then(Arc::default),
             moved: Arc::default(),
             step: Step::Ready,
+            entry: None,
             owes_a_request: false,
             events,
             sender,
@@ -152,8 +146,9 @@ impl<'c> Session<'c> {
             if let Some(moving) = moving {
                 let context = self.context;
                 self.step = Step::Asking(Box::pin(async move {
+                    let entry = context.topology.at(moving.cluster).mirror().entry().await;
                     let store = seat::store(context, moving.cluster).await;
-                    Asked::GoOn(moving, store)
+                    Asked::GoOn(moving, store, entry)
                 }));
                 continue;
             }
@@ -187,121 +182,6 @@ impl<'c> Session<'c> {
             drop((self.upstreams, self.memories));
             turn.finish(&status);
         }
-    }
-
-    async fn on_request(&mut self, message: &Message) -> Result<(), End> {
-        let mut may_remember = self.may_remember;
-        if self.context.edge.protection.has_rules() {
-            match planned(self.context, message).await? {
-                Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
-                Err((cluster, reason)) => return self.refuse(cluster, reason).await,
-            }
-        }
-        let Some(ids) = self.ids.clone() else {
-            let request = Request { cluster: 0, framed: message.framed(), creates: false };
-            return self.send(request).await;
-        };
-        let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
-        // With fields that this build does not know it is for etcd to serve.
-        may_remember &= request.encoded_len() == message.payload().len();
-        match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => {
-                self.create(create, message, may_remember, &ids).await
-            }
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                self.cancel(cancel.watch_id, message, &ids).await
-            }
-            Some(RequestUnion::ProgressRequest(_)) => self.progress(message, &ids).await,
-            None => {
-                let framed = message.framed();
-                self.send(Request { cluster: 0, framed, creates: false }).await
-            }
-        }
-    }
-
-    async fn cancel(
-        &mut self,
-        watch_id: i64,
-        message: &Message,
-        ids: &Mutex<Ids>,
-    ) -> Result<(), End> {
-        // etcd is silent about ids that it does not know.
-        let Some(source) = ids.lock().source_of(watch_id) else { return Ok(()) };
-        ids.lock().cancelled(watch_id);
-        match source {
-            Source::Etcd(cluster) => {
-                self.send(Request { cluster, framed: message.framed(), creates: false }).await
-            }
-            Source::Memory(cluster) | Source::Moving(cluster) => {
-                self.order(cluster, Order::Cancel(watch_id)).await;
-                Ok(())
-            }
-        }
-    }
-
-    async fn progress(&mut self, message: &Message, ids: &Mutex<Ids>) -> Result<(), End> {
-        let is_live = |source| !ids.lock().live(source).is_empty();
-        let mut clusters: Vec<_> = self.upstreams.keys().copied().collect();
-        clusters.retain(|&cluster| is_live(Source::Etcd(cluster)));
-        let mut memories: Vec<_> = self.memories.keys().copied().collect();
-        memories.retain(|&cluster| is_live(Source::Memory(cluster)));
-        if clusters.is_empty() && memories.is_empty() {
-            clusters.push(0);
-        }
-        for cluster in clusters {
-            let framed = message.framed();
-            self.send(Request { cluster, framed, creates: false }).await?;
-        }
-        if !memories.is_empty() {
-            let context = self.context;
-            self.step = Step::Asking(Box::pin(async move {
-                // Where it cannot be found out, there is no answer, as there may be none at etcd.
-                Asked::Progress(seat::reached_of(context, memories).await)
-            }));
-        }
-        Ok(())
-    }
-
-    /// Sends a create request to the cluster that owns its keys, or to the memory of it, under the id
-    /// that a single etcd would give.
-    async fn create(
-        &mut self,
-        create: WatchCreateRequest,
-        message: &Message,
-        may_remember: bool,
-        ids: &Mutex<Ids>,
-    ) -> Result<(), End> {
-        let context = self.context;
-        let topology = &context.topology;
-        let keys = KeyRange::for_watch(create.key.clone(), create.range_end.clone());
-        // etcd tells a client that an id is taken; the cluster where it is does so here.
-        let taken = ids.lock().source_of(create.watch_id).filter(|_| create.watch_id != 0);
-        let cluster = match (taken, topology.owners(&keys)) {
-            (Some(Source::Etcd(cluster)), _) => cluster,
-            (Some(Source::Memory(cluster) | Source::Moving(cluster)), _) if !keys.is_empty() => {
-                return self.refuse(cluster, DUPLICATE_ID.to_owned()).await;
-            }
-            (_, Ok(placed)) => placed.index,
-            (_, Err(segments)) => {
-                let text = merge::spans(topology, &keys, &segments, "cannot be watched");
-                return self.refuse(0, format!("seawall: {text}")).await;
-            }
-        };
-        let id = if create.watch_id == 0 { ids.lock().next() } else { create.watch_id };
-        let framed = match create.watch_id == id {
-            true => message.framed(),
-            false => with_watch_id(&message.payload(), id),
-        };
-        let request = Request { cluster, framed, creates: true };
-        if !may_remember || taken.is_some() || ids.lock().is_cancelling(id) {
-            return self.send(request).await;
-        }
-        let create = WatchCreateRequest { watch_id: id, ..create };
-        self.step = Step::Asking(Box::pin(async move {
-            let seat = seat::find(context, context.topology.at(cluster), create).await;
-            Asked::Create(request, seat.map(Box::new))
-        }));
-        Ok(())
     }
 
     /// Has a watcher that left memory created at etcd. The client does not hear of it.
@@ -361,7 +241,7 @@ impl<'c> Session<'c> {
             return Ok(());
         };
         self.step = match request.creates {
-            true => Step::Creating(Source::Etcd(request.cluster)),
+            true => Step::Waiting(Source::Etcd(request.cluster)),
             false => Step::Ready,
         };
         // Fails when the cluster has ended its stream, of which its relay tells.
@@ -380,11 +260,14 @@ impl<'c> Session<'c> {
             Done::Opened(request, exchange) => self.on_opened(request, exchange).await,
             Done::Asked(Asked::Create(request, None)) => self.send(request).await,
             Done::Asked(Asked::Create(request, Some(seat))) => {
-                self.step = Step::Creating(Source::Memory(request.cluster));
+                self.step = Step::Waiting(Source::Memory(request.cluster));
                 self.order(request.cluster, Order::Create(seat)).await;
                 Ok(())
             }
-            Done::Asked(Asked::GoOn(moving, store)) => self.go_on(moving, store).await,
+            Done::Asked(Asked::GoOn(moving, store, entry)) => {
+                self.entry = entry;
+                self.go_on(moving, store).await
+            }
             Done::Asked(Asked::Progress(clusters)) => {
                 for cluster in clusters {
                     self.order(cluster, Order::Progress).await;
@@ -422,8 +305,9 @@ impl<'c> Session<'c> {
     async fn on_event(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Gone => Err(End::Gone),
-            Event::Created => {
+            Event::Answered => {
                 self.step = Step::Ready;
+                self.entry = None;
                 Ok(())
             }
             Event::Ended { cluster, status } => {
@@ -460,7 +344,7 @@ impl<'c> Session<'c> {
         for watch_id in lost {
             tell(&self.outlet, &canceled(header, watch_id, status.message())).await?;
         }
-        if matches!(self.step, Step::Creating(waiting) if waiting == Source::Etcd(cluster)) {
+        if matches!(self.step, Step::Waiting(waiting) if waiting == Source::Etcd(cluster)) {
             self.refuse(cluster, status.message().to_owned()).await?;
         }
         Ok(())
@@ -478,7 +362,8 @@ impl<'c> Session<'c> {
             header.revision = header.revision.max(position.revision);
         }
         let continued = self.ids.as_ref().and_then(|ids| ids.lock().take_continued());
-        if let (Some(ids), Some(id)) = (&self.ids, continued) {
+        if let (Some(ids), Some(Continued { id, .. })) = (&self.ids, continued) {
+            self.entry = None;
             ids.lock().cancelled(id);
             return tell(&self.outlet, &canceled(header, id, &cancel_reason)).await;
         }
@@ -488,25 +373,6 @@ impl<'c> Session<'c> {
         )
         .await
     }
-}
-
-/// What the rules say of a watcher that is to be created; why they do not let it be, and the cluster
-/// that it would be at. Nobody waits for a turn here: the other watchers of the stream would wait,
-/// too.
-async fn planned(
-    context: &Context,
-    message: &Message,
-) -> Result<Result<Plan, (usize, String)>, End> {
-    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
-    let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
-        return Ok(Ok(Plan::default()));
-    };
-    let keys = KeyRange::for_watch(create.key, create.range_end);
-    let topology = &context.topology;
-    let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
-    let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
-    let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
-    Ok(planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string())))
 }
 
 /// Sends a response of our own.
@@ -534,53 +400,14 @@ async fn done(step: &mut Step<'_>) -> Done {
             return Done::Asked(asked);
         }
         Step::Opening(_, opening) => opening.await,
-        Step::Ready | Step::Creating(_) => return std::future::pending().await,
+        Step::Ready | Step::Waiting(_) => return std::future::pending().await,
     };
     match std::mem::replace(step, Step::Ready) {
         Step::Opening(request, _) => Done::Opened(request, exchange),
-        Step::Ready | Step::Asking(_) | Step::Creating(_) => std::future::pending().await,
+        Step::Ready | Step::Asking(_) | Step::Waiting(_) => std::future::pending().await,
     }
 }
 
 fn ended(error: &Error) -> End {
     End::Status(status::of(error))
-}
-
-/// The create request with `id` as its watch id. The last of two fields counts, and what this build
-/// does not know of the request stays in it.
-fn with_watch_id(request: &[u8], id: i64) -> Bytes {
-    const CREATE_REQUEST: u32 = 1;
-    const WATCH_ID: u32 = 7;
-    let creates = wire::fields(request).flatten().filter(|field| field.number == CREATE_REQUEST);
-    let mut create = BytesMut::new();
-    creates.for_each(|field| create.extend_from_slice(field.value.bytes()));
-    encode_key(WATCH_ID, WireType::Varint, &mut create);
-    encode_varint(id as u64, &mut create);
-    let mut request = BytesMut::new();
-    wire::put_bytes(CREATE_REQUEST, &create, &mut request);
-    grpc::frame(&request)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_create_request_keeps_everything_but_its_id() {
-        let create = WatchCreateRequest {
-            key: Bytes::from_static(b"/registry/pods/"),
-            range_end: Bytes::from_static(b"/registry/pods0"),
-            start_revision: 12,
-            progress_notify: true,
-            filters: vec![0, 1],
-            prev_kv: true,
-            watch_id: 0,
-            fragment: true,
-        };
-        let request =
-            |create| WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        let framed = with_watch_id(&request(create.clone()).encode_to_vec(), -7);
-        let decoded = WatchRequest::decode(framed.slice(grpc::PREFIX_LEN..)).expect("a request");
-        assert_eq!(decoded, request(WatchCreateRequest { watch_id: -7, ..create }));
-    }
 }

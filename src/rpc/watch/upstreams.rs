@@ -2,8 +2,8 @@
 
 use super::{
     head::{HEAD_BYTES, Head, progress_of},
-    ids::{Ids, Source},
-    outlet::Outlet,
+    ids::{Continued, Ids, Reached, Source},
+    outlet::{Outlet, Turn},
 };
 use crate::{
     etcd::proto::etcdserverpb::WatchResponse,
@@ -28,8 +28,8 @@ const WHOLE_BYTES_MAX: usize = 256 << 10;
 /// What happened on the stream to the cluster at an index.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The answer to a create request has gone to the client.
-    Created,
+    /// The answer to the request that others wait for has gone to the client.
+    Answered,
     /// The cluster ended the stream, or it broke.
     Ended { cluster: usize, status: Status },
     /// The client has given its stream up.
@@ -112,55 +112,86 @@ impl Relay {
         }
     }
 
-    /// Passes one response on; false when there is none left.
+    /// Passes one response on, with all its fragments; false when there is none left.
     async fn pass_one(&self, answer: &mut Answer) -> Result<bool, Stop> {
+        let mut turn = None;
+        while let Some(passed) = self.pass_message(answer, &mut turn).await? {
+            if passed.created && self.ids.is_some() {
+                drop(turn);
+                // The session waits for this before it sends a request to another cluster.
+                let _ = self.events.send(Event::Answered).await;
+                return Ok(true);
+            }
+            if !passed.fragment {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Passes one message on and keeps the turn that it took, if it has not been taken before.
+    async fn pass_message<'o>(
+        &'o self,
+        answer: &mut Answer,
+        turn: &mut Option<Turn<'o>>,
+    ) -> Result<Option<Head>, Stop> {
         let body = &mut answer.body;
-        let length = self.unless_gone(body).await?;
+        let length = self.unless_gone(body, turn).await?;
         let length = match length {
             Ok(Some(length)) => length,
-            Ok(None) => return Ok(false),
+            Ok(None) => return Ok(None),
             Err(error) => return Err(broken(answer, error)),
         };
-        let passed = if length <= WHOLE_BYTES_MAX {
+        if length <= WHOLE_BYTES_MAX {
             match body.message(WHOLE_BYTES_MAX).await {
-                Ok(Some(message)) => self.pass_whole(&message).await?,
-                Ok(None) => return Ok(false),
-                Err(error) => return Err(broken(answer, error)),
+                Ok(Some(message)) => {
+                    let turn = self.taken(turn).await;
+                    self.pass_whole(&message, turn).await.map(Some)
+                }
+                Ok(None) => Ok(None),
+                Err(error) => Err(broken(answer, error)),
             }
         } else {
             let beginning = match body.peek_payload(HEAD_BYTES).await {
                 Ok(beginning) => Head::read(&beginning),
                 Err(error) => return Err(broken(answer, error)),
             };
-            self.pass_in_pieces(answer, grpc::PREFIX_LEN + length).await?;
-            beginning
-        };
-        if passed.created && self.ids.is_some() {
-            // The session waits for this before it sends a request to another cluster.
-            let _ = self.events.send(Event::Created).await;
+            let turn = self.taken(turn).await;
+            pass_in_pieces(answer, grpc::PREFIX_LEN + length, turn).await?;
+            Ok(Some(beginning))
         }
-        Ok(true)
     }
 
-    /// The length of the next response, unless the client leaves before there is one.
+    async fn taken<'t, 'o>(&'o self, turn: &'t mut Option<Turn<'o>>) -> &'t mut Turn<'o> {
+        match turn {
+            Some(turn) => turn,
+            None => turn.insert(self.outlet.turn().await),
+        }
+    }
+
+    /// The length of the next message, unless the client leaves before there is one.
     async fn unless_gone(
         &self,
         body: &mut Incoming,
+        turn: &mut Option<Turn<'_>>,
     ) -> Result<Result<Option<usize>, ReadError>, Stop> {
         let mut length = std::pin::pin!(body.peek_length());
         poll_fn(|cx| {
             if let Poll::Ready(length) = length.as_mut().poll(cx) {
                 return Poll::Ready(Ok(length));
             }
-            self.outlet.poll_gone(cx).map(|()| Err(Stop::Client))
+            let gone = match turn {
+                Some(turn) => turn.poll_gone(cx),
+                None => self.outlet.poll_gone(cx),
+            };
+            gone.map(|()| Err(Stop::Client))
         })
         .await
     }
 
-    async fn pass_whole(&self, message: &grpc::Message) -> Result<Head, Stop> {
+    async fn pass_whole(&self, message: &grpc::Message, turn: &mut Turn<'_>) -> Result<Head, Stop> {
         let head = Head::read(&message.payload());
         // What is true of all watchers is so until another one is created, which needs the turn.
-        let mut turn = self.outlet.turn().await;
         let framed = match &self.ids {
             Some(ids) => self.note(head, message, &mut ids.lock()),
             None => message.framed(),
@@ -169,47 +200,37 @@ impl Relay {
         Ok(head)
     }
 
-    async fn pass_in_pieces(&self, answer: &mut Answer, mut left: usize) -> Result<(), Stop> {
-        let mut turn = self.outlet.turn().await;
-        while left > 0 {
-            let piece = match answer.body.piece(left).await {
-                Ok(piece) => piece,
-                Err(error) => return Err(broken(answer, error)),
-            };
-            left -= piece.len();
-            turn.send(piece).await?;
-        }
-        Ok(())
-    }
-
     /// Keeps the ids in step with what the client is about to read, and returns that.
     fn note(&self, head: Head, message: &grpc::Message, ids: &mut Ids) -> Bytes {
         let source = Source::Etcd(self.cluster);
         let instead = match head {
-            Head { created: true, canceled, watch_id, .. } => match ids.take_continued() {
-                // The client has been told before.
-                Some(id) if !canceled => {
-                    ids.created(id, source);
-                    Some(Bytes::new())
-                }
-                Some(id) => {
-                    ids.cancelled(id);
-                    not_continued(message, id)
-                }
-                None => {
-                    if !canceled {
-                        ids.created(watch_id, source);
+            Head { created: true, canceled, watch_id, revision, .. } => {
+                match ids.take_continued() {
+                    // The client has been told before.
+                    Some(continued) if !canceled => {
+                        ids.goes_on(continued, source, revision);
+                        Some(Bytes::new())
                     }
-                    None
+                    Some(Continued { id, .. }) => {
+                        ids.cancelled(id);
+                        not_continued(message, id)
+                    }
+                    None => {
+                        if !canceled {
+                            ids.created(watch_id, source);
+                        }
+                        None
+                    }
                 }
-            },
+            }
             Head { canceled: true, watch_id, .. } => {
                 ids.ended(watch_id);
                 None
             }
-            head if head.is_progress_of_all() && ids.has_others(source) => {
-                progress(message, &ids.live(source))
-            }
+            head if head.is_progress_of_all() => match ids.reached(source, head.revision) {
+                Reached::All => None,
+                Reached::These(reached) => progress(message, &reached),
+            },
             _ => None,
         };
         // What cannot be read goes through as it is.
@@ -225,6 +246,22 @@ impl Relay {
             Err(error) => answer.broken(&error).into(),
         }
     }
+}
+
+async fn pass_in_pieces(
+    answer: &mut Answer,
+    mut left: usize,
+    turn: &mut Turn<'_>,
+) -> Result<(), Stop> {
+    while left > 0 {
+        let piece = match answer.body.piece(left).await {
+            Ok(piece) => piece,
+            Err(error) => return Err(broken(answer, error)),
+        };
+        left -= piece.len();
+        turn.send(piece).await?;
+    }
+    Ok(())
 }
 
 fn broken(answer: &Answer, error: ReadError) -> Stop {

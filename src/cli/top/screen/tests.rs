@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
-    cli::top::source::{Cluster, Gate, Member, Memory, Protection, Queue, Standing, Status},
+    cli::top::source::{
+        Cluster, ClusterMirror, Collection, Gate, Member, Memory, Mirror, Protection, Queue,
+        Standing, Status,
+    },
 };
 use ratatui::{Terminal, backend::TestBackend};
 
@@ -34,6 +37,16 @@ fn snapshot() -> Snapshot {
         db_size_bytes: 512 << 20,
         db_quota_bytes: 2 << 30,
         alarms: Vec::new(),
+    };
+    let held = Collection {
+        collection: "/registry/pods".into(),
+        state: "ready".into(),
+        tier: Some("values".into()),
+        why: None,
+        keys: 10_000,
+        bytes: 22 << 20,
+        hits: 90_100,
+        misses: 3,
     };
     Snapshot {
         status: Status {
@@ -87,6 +100,10 @@ fn snapshot() -> Snapshot {
                 requests: 4,
             }],
         },
+        mirror: Mirror {
+            clusters: [("main".to_owned(), ClusterMirror { behind: 0, collections: vec![held] })]
+                .into(),
+        },
     }
 }
 
@@ -116,7 +133,7 @@ last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
 protections enforce; memory 12.0 MiB of 1.00 GiB
 most: queues delayed 1.20k, refused 3
 queues of main: reads 4/4 and 17 wait; space 25 %
-Clusters  Prefixes  Clients  Shapes  Largest objects
+Clusters  Prefixes  Clients  Shapes  Largest objects  Memory  Protections
 ┌Prefixes──────────────────────────────────────────────────────────────────────┐
 │PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
 │/registry/pods         900  90.0 %       10  2.00 MiB     100         main    │
@@ -161,6 +178,8 @@ fn tab_goes_round_all_tables() {
         ("Clients", "apiserver (10.0.0.1)"),
         ("Shapes", "update"),
         ("Largest objects", "/registry/secrets/default/big"),
+        ("Memory", "90.1k"),
+        ("Protections", "1.20k"),
         ("Clusters", "1.23 ms"),
         ("Prefixes", "/registry/pods"),
     ] {
@@ -205,6 +224,24 @@ fn keys_sort_and_change_the_window() {
     assert!(drawn.find("/registry/pods") < drawn.find("/registry/leases"), "{drawn}");
     assert_eq!(press(&mut screen, [KeyCode::Char('w')]), Action::Ask(Window::Hour));
     assert_eq!(press(&mut screen, [KeyCode::Char('w')]), Action::Ask(Window::Minute));
+}
+
+#[test]
+fn a_protection_is_switched_by_a_letter_after_enter() {
+    let mut screen = screen();
+    press(&mut screen, [KeyCode::BackTab, KeyCode::BackTab, KeyCode::Enter]);
+    let drawn = draw(&mut screen, 80, 24);
+    let asked = "queues:  o off  b observe  e enforce  d configured  any other key: as it is\n";
+    assert!(drawn.ends_with(asked), "{drawn}");
+    assert_eq!(press(&mut screen, [KeyCode::Esc]), Action::Draw);
+    assert!(!draw(&mut screen, 80, 24).contains("o off"));
+    let switch = Switch { protection: "queues".into(), mode: "observe" };
+    let action = press(&mut screen, [KeyCode::Enter, KeyCode::Char('b')]);
+    assert_eq!(action, Action::Switch(switch.clone()));
+    screen.switched(&switch, Err(anyhow::anyhow!("this is not the admin token")));
+    assert!(draw(&mut screen, 80, 24).ends_with("this is not the admin token\n"));
+    screen.switched(&switch, Ok(()));
+    assert!(draw(&mut screen, 80, 24).ends_with("queues was switched: observe\n"));
 }
 
 #[test]

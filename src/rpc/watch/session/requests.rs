@@ -1,0 +1,207 @@
+//! What the client asks for on its stream.
+
+use super::{Asked, DUPLICATE_ID, End, Request, Session, Step, ended};
+use crate::{
+    admission::{Kind, Plan, Shape},
+    etcd::{
+        key_range::KeyRange,
+        method::Method,
+        proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+        wire,
+    },
+    grpc::{self, Message},
+    rpc::{
+        Context,
+        error::Error,
+        merge,
+        watch::{
+            ids::{Ids, Source},
+            memory::Order,
+            seat,
+        },
+    },
+};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint},
+};
+use tokio::time::Instant;
+
+impl Session<'_> {
+    pub(super) async fn on_request(&mut self, message: &Message) -> Result<(), End> {
+        let mut may_remember = self.may_remember;
+        if self.context.edge.protection.has_rules() {
+            match planned(self.context, message).await? {
+                Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
+                Err((cluster, reason)) => return self.refuse(cluster, reason).await,
+            }
+        }
+        let Some(ids) = self.ids.clone() else {
+            let request = Request { cluster: 0, framed: message.framed(), creates: false };
+            return self.send(request).await;
+        };
+        let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
+        // With fields that this build does not know it is for etcd to serve.
+        may_remember &= request.encoded_len() == message.payload().len();
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => {
+                self.create(create, message, may_remember, &ids).await
+            }
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                self.cancel(cancel.watch_id, message, &ids).await
+            }
+            Some(RequestUnion::ProgressRequest(_)) => self.progress(message, &ids).await,
+            None => {
+                let framed = message.framed();
+                self.send(Request { cluster: 0, framed, creates: false }).await
+            }
+        }
+    }
+
+    async fn cancel(
+        &mut self,
+        watch_id: i64,
+        message: &Message,
+        ids: &Mutex<Ids>,
+    ) -> Result<(), End> {
+        // etcd is silent about ids that it does not know.
+        let Some(source) = ids.lock().source_of(watch_id) else { return Ok(()) };
+        ids.lock().cancelled(watch_id);
+        match source {
+            Source::Etcd(cluster) => {
+                self.send(Request { cluster, framed: message.framed(), creates: false }).await
+            }
+            Source::Memory(cluster) | Source::Moving(cluster) => {
+                // The id may be chosen again, for a watcher at etcd.
+                self.step = Step::Waiting(Source::Memory(cluster));
+                self.order(cluster, Order::Cancel(watch_id)).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn progress(&mut self, message: &Message, ids: &Mutex<Ids>) -> Result<(), End> {
+        let is_live = |source| !ids.lock().live(source).is_empty();
+        let mut clusters: Vec<_> = self.upstreams.keys().copied().collect();
+        clusters.retain(|&cluster| is_live(Source::Etcd(cluster)));
+        let mut memories: Vec<_> = self.memories.keys().copied().collect();
+        memories.retain(|&cluster| is_live(Source::Memory(cluster)));
+        if clusters.is_empty() && memories.is_empty() {
+            clusters.push(0);
+        }
+        for cluster in clusters {
+            let framed = message.framed();
+            self.send(Request { cluster, framed, creates: false }).await?;
+        }
+        if !memories.is_empty() {
+            let context = self.context;
+            self.step = Step::Asking(Box::pin(async move {
+                // Where it cannot be found out, there is no answer, as there may be none at etcd.
+                Asked::Progress(seat::reached_of(context, memories).await)
+            }));
+        }
+        Ok(())
+    }
+
+    /// Sends a create request to the cluster that owns its keys, or to the memory of it, under the id
+    /// that a single etcd would give.
+    async fn create(
+        &mut self,
+        create: WatchCreateRequest,
+        message: &Message,
+        may_remember: bool,
+        ids: &Mutex<Ids>,
+    ) -> Result<(), End> {
+        let context = self.context;
+        let topology = &context.topology;
+        let keys = KeyRange::for_watch(create.key.clone(), create.range_end.clone());
+        // etcd tells a client that an id is taken; the cluster where it is does so here.
+        let taken = ids.lock().source_of(create.watch_id).filter(|_| create.watch_id != 0);
+        let cluster = match (taken, topology.owners(&keys)) {
+            (Some(Source::Etcd(cluster)), _) => cluster,
+            (Some(Source::Memory(cluster) | Source::Moving(cluster)), _) if !keys.is_empty() => {
+                return self.refuse(cluster, DUPLICATE_ID.to_owned()).await;
+            }
+            (_, Ok(placed)) => placed.index,
+            (_, Err(segments)) => {
+                let text = merge::spans(topology, &keys, &segments, "cannot be watched");
+                return self.refuse(0, format!("seawall: {text}")).await;
+            }
+        };
+        let id = if create.watch_id == 0 { ids.lock().next() } else { create.watch_id };
+        let framed = match create.watch_id == id {
+            true => message.framed(),
+            false => with_watch_id(&message.payload(), id),
+        };
+        let request = Request { cluster, framed, creates: true };
+        if !may_remember || taken.is_some() || ids.lock().is_cancelling(id) {
+            return self.send(request).await;
+        }
+        let create = WatchCreateRequest { watch_id: id, ..create };
+        self.step = Step::Asking(Box::pin(async move {
+            let seat = seat::find(context, context.topology.at(cluster), create).await;
+            Asked::Create(request, seat.map(Box::new))
+        }));
+        Ok(())
+    }
+}
+
+/// What the rules say of a watcher that is to be created; why they do not let it be, and the cluster
+/// that it would be at. Nobody waits for a turn here: the other watchers of the stream would wait,
+/// too.
+async fn planned(
+    context: &Context,
+    message: &Message,
+) -> Result<Result<Plan, (usize, String)>, End> {
+    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
+    let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
+        return Ok(Ok(Plan::default()));
+    };
+    let keys = KeyRange::for_watch(create.key, create.range_end);
+    let topology = &context.topology;
+    let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
+    let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
+    let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
+    Ok(planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string())))
+}
+
+/// The create request with `id` as its watch id. The last of two fields counts, and what this build
+/// does not know of the request stays in it.
+fn with_watch_id(request: &[u8], id: i64) -> Bytes {
+    const CREATE_REQUEST: u32 = 1;
+    const WATCH_ID: u32 = 7;
+    let creates = wire::fields(request).flatten().filter(|field| field.number == CREATE_REQUEST);
+    let mut create = BytesMut::new();
+    creates.for_each(|field| create.extend_from_slice(field.value.bytes()));
+    encode_key(WATCH_ID, WireType::Varint, &mut create);
+    encode_varint(id as u64, &mut create);
+    let mut request = BytesMut::new();
+    wire::put_bytes(CREATE_REQUEST, &create, &mut request);
+    grpc::frame(&request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_create_request_keeps_everything_but_its_id() {
+        let create = WatchCreateRequest {
+            key: Bytes::from_static(b"/registry/pods/"),
+            range_end: Bytes::from_static(b"/registry/pods0"),
+            start_revision: 12,
+            progress_notify: true,
+            filters: vec![0, 1],
+            prev_kv: true,
+            watch_id: 0,
+            fragment: true,
+        };
+        let request =
+            |create| WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let framed = with_watch_id(&request(create.clone()).encode_to_vec(), -7);
+        let decoded = WatchRequest::decode(framed.slice(grpc::PREFIX_LEN..)).expect("a request");
+        assert_eq!(decoded, request(WatchCreateRequest { watch_id: -7, ..create }));
+    }
+}
