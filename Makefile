@@ -72,8 +72,8 @@ robustness-proof: setup ## See that a Seawall built to break its promises is fou
 soak: setup build ## Clients come and go, and nothing is left of them; DURATION=1800
 	cargo test --locked --test abuse soak::long -- --ignored --nocapture
 
-fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config SECONDS=60
-	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(SECONDS),60)
+fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config DURATION=60
+	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
 
 test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm
