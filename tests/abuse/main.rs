@@ -4,6 +4,7 @@ mod calls;
 mod connections;
 mod crowds;
 mod floods;
+mod frames;
 // Each of the test programs that share it uses a part.
 #[allow(dead_code)]
 #[path = "../failover/operator.rs"]

@@ -1,6 +1,7 @@
 //! Clients of every kind, each with a seed of its own.
 
 mod compaction;
+mod crowd;
 mod kubernetes;
 mod leases;
 mod plain;
@@ -27,6 +28,9 @@ const KEYS: usize = 10;
 /// Below each of these, keys are written.
 pub(crate) const PREFIXES: [&str; 3] =
     ["/plain/", "/registry/pods/default/", "/registry/events/default/"];
+
+/// Who read the same key at each Seawall.
+const CROWD: usize = 6;
 
 const PATHS: [Via; 3] = [Via::Seawall(0), Via::Seawall(1), Via::Direct];
 
@@ -116,6 +120,9 @@ impl Traffic {
         }
         for via in [Via::Seawall(0), Via::Seawall(1)] {
             clients.spawn(leases::run(client(via)));
+            for _ in 0..CROWD {
+                clients.spawn(crowd::run(client(via)));
+            }
         }
         clients.spawn(compaction::run(client(Via::Seawall(0)), followed.clone()));
         let last = client(Via::Direct);
