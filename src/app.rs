@@ -1,18 +1,22 @@
 //! The composition root: settings become components, and a change of settings changes them.
 //! The only file that knows them all.
 
+mod succession;
+
 use crate::{
+    access::Access,
     admin::{Admin, View, metrics_text},
     admission::Protection,
     attribution::Attribution,
     config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
+    handover::Inherited,
     listener::{self, Listener},
     mirror,
     pipeline::{self, Reads, Tokens, Topology, steer},
     routing::Table,
     rpc::{Common, Edge, Page},
-    telemetry::{Log, Process, notify},
+    telemetry::{Log, Process, Traces, audit::audit, notify},
     upstream::{self, Cluster},
     worker::Workers,
 };
@@ -20,6 +24,7 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
 use std::{collections::HashMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use succession::{ADMIN, AdminPort, reach_etcd};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval},
@@ -42,7 +47,10 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut app = App::start(settings).await?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut inherited = Inherited::receive()?;
+        let mut app = App::start(settings, &mut inherited).await?;
+        inherited.ready()?;
         let mut file = FileWatch::new(reloader.path());
         let workers = Arc::clone(&app.workers);
         let turned = move || {
@@ -58,6 +66,23 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
                 () = file.changed() => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = upgrade.recv() => {
+                    let handed_over = tokio::select! {
+                        handed_over = app.hand_over() => handed_over,
+                        _ = terminate.recv() => break,
+                    };
+                    match handed_over {
+                        Ok(()) => {
+                            app.leave().await;
+                            return Ok(());
+                        }
+                        Err(error) => {
+                            let error = format!("{error:#}");
+                            tracing::error!(error, "no successor has taken over: this process goes on");
+                        }
+                    }
+                    continue;
+                }
             }
             notify::reloading();
             app.reload(&reloader, &log);
@@ -75,11 +100,13 @@ pub struct App {
     settings: Settings,
     backends: Backends,
     listeners: Vec<Arc<Listener>>,
-    admin: Option<SocketAddr>,
+    admin: Option<AdminPort>,
     signals: Signals,
     protection: Arc<Protection>,
+    access: Arc<Access>,
     reads: Arc<Reads>,
     attribution: Arc<Attribution>,
+    traces: Option<Arc<Traces>>,
     families: Families,
     workers: Arc<Workers>,
     /// Accepting, and the operator's port.
@@ -88,12 +115,13 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything; clients can connect when this returns.
+    /// Starts everything; clients can connect when this returns. A successor first sees to it that it
+    /// reaches etcd as its predecessor does.
     ///
     /// # Errors
     ///
-    /// When an address or a file cannot be used.
-    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+    /// When an address or a file cannot be used, or a successor's etcd does not answer.
+    pub async fn start(settings: Settings, inherited: &mut Inherited) -> anyhow::Result<Self> {
         let started = Instant::now();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
@@ -106,12 +134,14 @@ impl App {
         let call_metrics = Arc::new(pipeline::Metrics::register(ours));
         let attribution = Attribution::new(settings.attribution.clone(), settings.workers, ours);
         let protection = Protection::new(settings.protection.clone(), ours);
+        let access = Access::new(settings.access.clone(), ours);
         let reads = Reads::new(Arc::clone(&protection), ours);
         let registry = Arc::new(registry);
 
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
         let backends = start_backends(&settings, &Backends::new(), &families, &protection)?;
+        let traces = settings.tracing.as_ref().map(Traces::start).transpose()?.map(Arc::new);
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
             move || metrics_text(&registry)
@@ -119,8 +149,10 @@ impl App {
         let common = Common {
             metrics: Arc::clone(&call_metrics),
             protection: Arc::clone(&protection),
+            access: Arc::clone(&access),
             reads: Arc::clone(&reads),
             attribution: Arc::clone(&attribution),
+            traces: traces.clone(),
             metrics_page: page,
             draining: signals.draining.clone(),
         };
@@ -129,7 +161,11 @@ impl App {
             let topology = topology(settings, &backends, &protection)?;
             let edge = Edge::new(topology, settings.listener.request_bytes_max, common.clone());
             let config = settings.listener.clone();
-            listeners.push(Arc::new(Listener::bind(config, Arc::new(edge), &listener_metrics)?));
+            let (edge, socket) = (Arc::new(edge), inherited.take(&config.name, config.address));
+            listeners.push(Arc::new(Listener::bind(config, socket, edge, &listener_metrics)?));
+        }
+        if inherited.is_successor() {
+            reach_etcd(&listeners).await?;
         }
         let view = View {
             started,
@@ -155,15 +191,17 @@ impl App {
             admin: None,
             signals,
             protection,
+            access,
             reads,
             attribution,
+            traces,
             families,
             workers,
             tasks: Vec::new(),
             accepting: Vec::new(),
             settings,
         };
-        app.serve_admin(view).await?;
+        app.serve_admin(view, inherited).await?;
         app.accept();
         let protections: Vec<_> = app
             .protection
@@ -176,12 +214,12 @@ impl App {
         Ok(app)
     }
 
-    async fn serve_admin(&mut self, view: View) -> anyhow::Result<()> {
+    async fn serve_admin(&mut self, view: View, inherited: &mut Inherited) -> anyhow::Result<()> {
         let Some(config) = &self.settings.admin else { return Ok(()) };
-        let admin = Admin::bind(config).await?;
+        let admin = Admin::bind(config, inherited.take(ADMIN, config.address)).await?;
         let (tls, token) = (config.tls.is_some(), config.token_file.is_some());
         tracing::info!(address = %admin.address, tls, token, "admin listening");
-        self.admin = Some(admin.address);
+        self.admin = Some(AdminPort { address: admin.address, socket: admin.socket()? });
         let serving = tokio::spawn(admin.run(Arc::new(view)));
         self.tasks.push(AbortOnDropHandle::new(serving));
         Ok(())
@@ -217,12 +255,15 @@ impl App {
 
     /// Where the operator's port can be reached.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Reads the configuration again and takes over what may change; anything wrong with it leaves
     /// everything as it is.
     fn reload(&mut self, reloader: &Reloader, log: &Log) {
+        if let Err(error) = log.reopen() {
+            tracing::error!(error = format!("{error:#}"), "the audit goes on in the old file");
+        }
         let wanted = match reloader.load() {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -237,7 +278,10 @@ impl App {
             return tracing::info!("configuration read again: nothing to take over");
         }
         match self.apply(plan.settings).and_then(|()| log.set_level(&self.settings.log.level)) {
-            Ok(()) => tracing::info!(keys = ?plan.live, "configuration reloaded"),
+            Ok(()) => {
+                audit!("configuration_changed", keys = ?plan.live, "the configuration was changed");
+                tracing::info!(keys = ?plan.live, "configuration reloaded");
+            }
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(error, "configuration not reloaded; the last good one stays");
@@ -262,6 +306,9 @@ impl App {
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;
         }
+        // What may not be watched any more must not be seen any longer.
+        let judged_anew = self.settings.access != settings.access;
+        self.access.apply(settings.access.clone());
         let running = self.settings.listeners.iter().zip(&settings.listeners);
         for ((listener, topology), (before, after)) in
             self.listeners.iter().zip(topologies).zip(running)
@@ -272,7 +319,7 @@ impl App {
             });
             let same = (&before.default, &before.routes, &before.advertise)
                 == (&after.default, &after.routes, &after.advertise);
-            if moved || !same {
+            if moved || !same || judged_anew {
                 listener.edge().replace(topology);
             }
         }
@@ -295,6 +342,9 @@ impl App {
             join_all(self.listeners.iter().map(|listener| listener.drained())).await;
         };
         drain(&self.settings.drain, &self.signals, drained).await;
+        if let Some(traces) = &self.traces {
+            traces.stop().await;
+        }
     }
 }
 

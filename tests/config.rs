@@ -265,6 +265,39 @@ attribution: {entries: 0, slow: 0s, heavy: 0B}
 }
 
 #[test]
+fn grants_say_who_what_and_which_keys() {
+    check_with_cluster(
+        "access: {}\n",
+        &[
+            "seawall.yaml:1:1: access.grants: expected at least one grant, met none, which refuses every call",
+        ],
+    );
+    check_with_cluster(
+        "access:
+  grants:
+    - {verbs: [read], prefixes: [/a]}
+    - {clients: [a], verbs: [read]}
+    - {clients: [a], verbs: [status], prefixes: [/a]}
+    - {clients: [a], verbs: [raed], prefixes: [/a//b, /]}
+    - {clients: [a]}
+",
+        &[
+            r#"seawall.yaml:3:7: access.grants[0]: expected clients or addresses; clients: ["*"] is everybody, met neither"#,
+            r#"seawall.yaml:4:7: access.grants[1].prefixes: expected the keys to read; "" is every key, met none"#,
+            "seawall.yaml:5:39: access.grants[2].prefixes: expected none, since its verbs are about no keys, met /a",
+            r#"seawall.yaml:6:30: access.grants[3].verbs[0]: there is no verb "raed"; did you mean read?"#,
+            r#"seawall.yaml:6:48: access.grants[3].prefixes[0]: the prefix "/a//b" has an empty segment (`//`)"#,
+            r#"seawall.yaml:6:55: access.grants[3].prefixes[1]: expected a prefix with a name, or "" for every key, met "/""#,
+            "seawall.yaml:7:7: access.grants[4].verbs: expected at least one verb, or all, met none",
+        ],
+    );
+    let text = "access: {grants: [{clients: [a], verbs: [all], prefixes: ['', /a/]}]}\n";
+    let access = settings(&format!("{text}{CLUSTER}")).access.expect("it is given");
+    assert_eq!(access.grants[0].verbs.len(), 9);
+    assert_eq!(access.grants[0].prefixes, ["", "/a"]);
+}
+
+#[test]
 fn the_slope_before_the_quota_goes_up() {
     check_with_cluster(
         "protection: {space: {warn: 90%, refuse_low: 85%, refuse: 80%}}\n",

@@ -13,11 +13,11 @@ const LAYERS: [&[&str]; 12] = [
     &["admin", "listener"],
     &["rpc"],
     &["pipeline"],
-    &["attribution"],
+    &["access", "attribution"],
     &["mirror"],
     &["paging"],
     &["admission", "coalesce", "routing", "upstream"],
-    &["drain", "telemetry", "worker"],
+    &["drain", "handover", "telemetry", "worker"],
     &["etcd", "grpc", "sabotage", "tls"],
 ];
 

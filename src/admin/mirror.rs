@@ -1,7 +1,10 @@
 //! What is answered from memory, as JSON, and the switch of one collection.
 
 use super::{View, access::MaySwitch, protection::refused};
-use crate::mirror::{Collection, Mirror, State as Held, Tier};
+use crate::{
+    mirror::{Collection, Mirror, State as Held, Tier},
+    telemetry::audit::audit,
+};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -105,13 +108,7 @@ pub(super) async fn switch(
         let why = format!("no collection {collection:?} was asked for yet; GET /mirror shows all");
         return refused(StatusCode::NOT_FOUND, &why);
     };
-    tracing::warn!(
-        target: "seawall::audit",
-        cluster = &*mirror.cluster,
-        collection,
-        mode,
-        "mirror switched"
-    );
+    audit!("mirror_switched", cluster = &*mirror.cluster, collection, mode, "mirror switched");
     Json(of_collection(&switched)).into_response()
 }
 

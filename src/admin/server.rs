@@ -30,7 +30,14 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{self, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -61,21 +68,39 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Takes the address. Nothing is answered before [`Admin::run`].
+    /// Takes the address, or the socket of it that a predecessor left. Nothing is answered before
+    /// [`Admin::run`].
     ///
     /// # Errors
     ///
     /// When the address, a certificate or the token cannot be used.
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub async fn bind(
+        config: &Config,
+        inherited: Option<net::TcpListener>,
+    ) -> anyhow::Result<Self> {
         let Config { address, tls, token_file, .. } = config;
         if let Some(file) = token_file {
             Token::read(file).context("admin.token_file")?;
         }
         let load = |tls: &tls::AcceptorConfig| Acceptor::load(tls.clone(), Protocols::Http1);
         let tls = tls.as_ref().map(load).transpose().context("admin.tls")?;
-        let socket = TcpListener::bind(address).await;
+        let socket = match inherited {
+            Some(socket) => {
+                socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket))
+            }
+            None => TcpListener::bind(address).await,
+        };
         let socket = socket.with_context(|| format!("admin cannot listen on {address}"))?;
         Ok(Self { address: socket.local_addr()?, socket, tls: tls.map(Arc::new) })
+    }
+
+    /// Another handle of the socket, for a successor.
+    ///
+    /// # Errors
+    ///
+    /// When the system has none to give.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// Answers until dropped: up to its last moment the process can be looked at.

@@ -1,6 +1,7 @@
 //! Protections as operators see and switch them.
 
 use super::{Mode, Protection};
+use crate::telemetry::audit::audit;
 
 /// One protection as an operator sees it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -46,8 +47,8 @@ impl Protection {
         }
         let config = self.current.load().config.clone();
         self.apply(config);
-        tracing::warn!(
-            target: "seawall::audit",
+        audit!(
+            "protection_switched",
             protection = name,
             mode = mode.map_or("as configured", Mode::as_str),
             "protection switched"

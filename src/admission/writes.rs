@@ -8,7 +8,10 @@ use super::{
     rules::RunningRule,
     usage::Stored,
 };
-use crate::etcd::key_range::KeyRange;
+use crate::{
+    etcd::key_range::KeyRange,
+    telemetry::audit::{self, audit},
+};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -124,10 +127,12 @@ impl Protection {
             return Ok(());
         }
         if allowed || overridden {
-            audit(&subject.client, deletes, keys, "deleted on the client's responsibility");
+            let outcome = if overridden { "overridden" } else { "allowed" };
+            tell_wide_delete(&subject.client, deletes, keys, outcome);
             return Ok(());
         }
-        audit(&subject.client, deletes, keys, "a delete of many keys was met");
+        let outcome = if mode == Mode::Enforce { "refused" } else { "observed" };
+        tell_wide_delete(&subject.client, deletes, keys, outcome);
         refuse(mode, &self.current().writes.deletes, "deletes", || {
             let reason = format!("this deletes {keys} keys, and {keys_max} are let at once");
             (RefusalKind::Forbidden, reason, OVERRIDE)
@@ -173,10 +178,12 @@ fn refuse(
     Err(Denied::Refused(Refusal { kind, rule, reason, remedy, pushback: None }))
 }
 
-fn audit(client: &Client, deletes: &[KeyRange], keys: u64, what: &str) {
+fn tell_wide_delete(client: &Client, deletes: &[KeyRange], keys: u64, outcome: &str) {
     let ranges: Vec<_> = deletes.iter().map(KeyRange::to_string).collect();
     let (client, address) = (&*client.name, client.address);
-    tracing::warn!(target: "seawall::audit", client, %address, ?ranges, keys, "{what}");
+    audit::of_client(|| {
+        audit!("wide_delete", client, %address, ?ranges, keys, outcome, "a delete of many keys");
+    });
 }
 
 impl RunningRule {

@@ -1,6 +1,7 @@
 //! `seawall explain`
 
 mod protections;
+mod trace;
 
 use super::{
     Failure,
@@ -8,15 +9,19 @@ use super::{
     request::{self, Method, Request},
 };
 use crate::{
-    admission::Client,
+    access::{self, Verdict},
+    admission::{Client, Mode},
     config::{Listener, Loaded},
     routing::{Located, Segment, Table, txn},
 };
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// A block of lines for each request and each listener.
 pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
     let loaded = args.source.reloader().load_with_origins()?;
+    if let Some(path) = &args.what.trace {
+        return trace::summary(&loaded, path, &read(path)?);
+    }
     let mut blocks = Vec::new();
     for (number, mut request) in (1..).zip(requests(&args.what)?) {
         if let Some(text) = request.wrong() {
@@ -33,7 +38,7 @@ pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
 
 fn requests(what: &What) -> Result<Vec<Request>, Failure> {
     // Clap sees to it that exactly one is given, and to the two values of a range.
-    let What { key, prefix, range, requests } = what;
+    let What { key, prefix, range, requests, .. } = what;
     let key = key.iter().map(|key| Request::key(key));
     let prefix = prefix.iter().map(|prefix| Request::prefix(prefix));
     let range = range.iter().filter_map(|range| match &range[..] {
@@ -70,16 +75,43 @@ fn explain_at(loaded: &Loaded, index: usize, request: &Request) -> Result<String
     let listener = format!("{} ({})", listener.name, listener.address);
     let head = [("shape", subject.shape.as_str()), ("class", subject.class.as_str())];
     let head = head.into_iter().chain([("client", &client[..]), ("listener", &listener)]);
+    let access = loaded.settings.access.as_ref().filter(|access| access.mode != Mode::Off);
+    let judged = access.map(|access| judged(access, request, &subject.client));
+    let refused = judged.as_ref().is_some_and(Result::is_err)
+        && access.is_some_and(|access| access.mode == Mode::Enforce);
+    let access = judged.map(|judged| line("access", judged.unwrap_or_else(|refused| refused)));
     let config = &loaded.settings.protection;
     let protections = match &place.cluster {
+        _ if refused => vec![line("outcome", "refused: etcdserver: permission denied")],
         Some(cluster) => protections::lines(config, request, &subject, cluster),
         None => Vec::new(),
     };
     let lines = std::iter::once(title)
         .chain(head.map(|(name, value)| line(name, value)))
+        .chain(access)
         .chain(place.lines)
         .chain(protections);
     Ok(lines.map(|line| line + "\n").collect())
+}
+
+/// The grants that let a request; the first thing that none lets, if there is one.
+fn judged(config: &access::Config, request: &Request, client: &Client) -> Result<String, String> {
+    let mut by = BTreeSet::new();
+    for need in request.needs() {
+        match config.judge(client, &need) {
+            Verdict::By(number) => by.insert(format!("access.grants[{number}]")),
+            Verdict::Refused => {
+                let keys = need.keys.map(|keys| format!(" {keys}")).unwrap_or_default();
+                let observing = if config.mode == Mode::Observe { " (observe)" } else { "" };
+                let verb = need.verb.as_str();
+                return Err(format!("no grant lets this client {verb}{keys}{observing}"));
+            }
+        };
+    }
+    match by.is_empty() {
+        true => Ok("let, since it touches no keys".into()),
+        false => Ok(format!("let by {}", Vec::from_iter(by).join(", "))),
+    }
 }
 
 /// A name and what there is to say of it.

@@ -1,6 +1,7 @@
 //! Requests as people write them down.
 
 use crate::{
+    access::{self, Need, Verb},
     admission::{Client, Kind, Place, Shape, Subject, classify},
     config::{self, read_shape},
     etcd::{
@@ -134,6 +135,17 @@ impl Request {
         match self.method {
             Method::Txn => subject.with_others(txn::keys(&self.txn_request())),
             _ => subject,
+        }
+    }
+
+    /// What its client has to be let do.
+    pub(super) fn needs(&self) -> Vec<Need> {
+        match self.method {
+            Method::Range | Method::RangeStream => vec![access::of_range(&self.range_request())],
+            Method::Put => access::of_put(&self.put_request()).collect(),
+            Method::DeleteRange => access::of_delete(&self.delete_range_request()).collect(),
+            Method::Txn => access::of_txn(&self.txn_request()),
+            Method::Watch => vec![Need::with(Verb::Watch, self.keys())],
         }
     }
 

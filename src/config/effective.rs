@@ -1,5 +1,6 @@
 //! The effective configuration, as a file that says the same, with the origin of each value.
 
+mod access;
 mod protection;
 
 use super::{
@@ -34,6 +35,7 @@ impl Page<'_> {
         let Settings {
             listeners,
             clusters,
+            access,
             protection,
             mirror,
             attribution,
@@ -41,6 +43,7 @@ impl Page<'_> {
             workers,
             drain,
             log,
+            tracing,
         } = settings;
         self.items("listeners", listeners, Self::listener);
         self.section("clusters", |page| {
@@ -48,6 +51,10 @@ impl Page<'_> {
                 page.section(&cluster.name, |page| page.cluster(cluster));
             }
         });
+        match access {
+            Some(access) => self.section("access", |page| page.access(access)),
+            None => self.value("access", "", "everybody may do everything"),
+        }
         self.section("protection", |page| page.protection(protection));
         self.section("mirror", |page| page.mirror(protection.mirror, mirror));
         self.section("attribution", |page| page.attribution(attribution));
@@ -59,10 +66,19 @@ impl Page<'_> {
             page.duration("grace", *grace);
         });
         self.section("log", |page| {
-            let telemetry::LogConfig { level, format } = log;
+            let telemetry::LogConfig { level, format, audit_file } = log;
             page.value("level", quoted(level), "");
             page.value("format", log_format(*format), "");
+            page.file("audit_file", audit_file.as_deref(), "in the log alone");
         });
+        match tracing {
+            Some(tracing) => self.section("tracing", |page| {
+                let telemetry::TracingConfig { endpoint, sample_one_in } = tracing;
+                page.value("endpoint", quoted(endpoint), "");
+                page.value("sample_one_in", sample_one_in, "");
+            }),
+            None => self.value("tracing", "", "calls are not traced"),
+        }
     }
 
     fn listener(&mut self, listener: &Listener) {

@@ -3,9 +3,13 @@
 //! The comments are the descriptions in the JSON schema: what a key does, and what raising it
 //! costs. `Default` gives the defaults, with the reason for each number.
 
+mod access;
+mod attribution;
 mod mirror;
 mod protection;
 
+pub(super) use access::{Access, Grant};
+pub(super) use attribution::{Attribution, Trace};
 pub(super) use mirror::Mirror;
 pub(super) use protection::{
     Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
@@ -13,7 +17,7 @@ pub(super) use protection::{
 };
 
 use super::units::{Address, Duration, OptionalAddress, Percent, Size, Url};
-use crate::routing::overrides;
+use crate::{routing::overrides, upstream::Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time};
@@ -28,6 +32,9 @@ pub(super) struct File {
     /// The etcd clusters behind Seawall, by name. A name appears in routes, logs and metrics and
     /// consists of letters, digits, `-` and `_`.
     pub(super) clusters: BTreeMap<String, Cluster>,
+    /// What clients may do; nothing else passes. Without it everybody may do everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access: Option<Access>,
     /// What stands between a load and etcd.
     pub(super) protection: Protection,
     /// What is answered from memory.
@@ -44,6 +51,10 @@ pub(super) struct File {
     pub(super) drain: Drain,
     /// What is logged, and how it looks.
     pub(super) log: Log,
+    /// Where traces of calls go. Without it calls are not traced, and the context that a client sends
+    /// goes on to etcd as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tracing: Option<Tracing>,
 }
 
 /// One address that clients connect to, and where the keys they ask for live.
@@ -242,23 +253,6 @@ pub(super) struct Lane {
     pub(super) connection_window: Option<Size>,
 }
 
-/// What is remembered of who loads etcd, and what is logged of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Attribution {
-    /// The heaviest clients, prefixes and kinds of calls that are told apart, in each list; lighter
-    /// ones may go unnamed. Raising it costs memory and lines of metrics.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub(super) entries: u32,
-    /// Calls that took longer are logged; watches and other streams are not. Lowering it fills the
-    /// log, up to `log_per_minute`.
-    pub(super) slow: Duration,
-    /// Calls that moved more bytes are logged.
-    pub(super) heavy: Size,
-    /// Lines of that log a minute at most; 0 logs none. What was left out is counted.
-    pub(super) log_per_minute: u32,
-}
-
 /// The operator's port: metrics, readiness, status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -294,6 +288,21 @@ pub(super) struct Log {
     pub(super) level: String,
     /// For people or for machines.
     pub(super) format: LogFormat,
+    /// File that the audit log is written to as well, a line of JSON for each event. SIGHUP opens it
+    /// anew, after it was moved away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) audit_file: Option<PathBuf>,
+}
+
+/// Where traces of calls go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tracing {
+    /// A collector of OpenTelemetry that takes OTLP over gRPC.
+    pub(super) endpoint: Url,
+    /// One call in so many is traced, and each whose client traces it. Lowering it costs as many spans.
+    #[schemars(range(min = 1))]
+    pub(super) sample_one_in: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -430,21 +439,6 @@ const fn lane(
     }
 }
 
-impl Default for Attribution {
-    fn default() -> Self {
-        Self {
-            // A large cluster has a few hundred resources and as many clients.
-            entries: 1_000,
-            // Where kube-apiserver's own objective for calls on one object ends.
-            slow: seconds(1),
-            // Ten of etcd's largest requests; the list of a resource that is worth knowing.
-            heavy: mib(16),
-            // One a second: an incident is seen, and does not fill a disk.
-            log_per_minute: 60,
-        }
-    }
-}
-
 impl Default for Admin {
     fn default() -> Self {
         Self {
@@ -468,9 +462,17 @@ impl Default for Drain {
     }
 }
 
+impl Default for Tracing {
+    fn default() -> Self {
+        // A busy apiserver's 5,000 calls a second make five spans a second.
+        let endpoint = Endpoint { tls: false, host: "127.0.0.1".into(), port: 4317 };
+        Self { endpoint: Url(endpoint), sample_one_in: 1_000 }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: "info".into(), format: LogFormat::Text, audit_file: None }
     }
 }
 

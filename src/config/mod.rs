@@ -16,7 +16,7 @@ mod units;
 mod validate;
 mod yaml;
 
-use crate::{admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
+use crate::{access, admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
 use serde::de::DeserializeOwned;
 use std::{
     fs,
@@ -37,6 +37,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Names differ; every cluster named by a listener is here.
     pub clusters: Vec<upstream::Config>,
+    /// `None` lets everybody do everything.
+    pub access: Option<access::Config>,
     pub protection: admission::Config,
     pub mirror: mirror::Config,
     pub attribution: attribution::Config,
@@ -45,6 +47,7 @@ pub struct Settings {
     pub workers: usize,
     pub drain: drain::Config,
     pub log: telemetry::LogConfig,
+    pub tracing: Option<telemetry::TracingConfig>,
 }
 
 /// A listener and where its keys live.

@@ -1,7 +1,7 @@
 //! What a running process takes over from a changed configuration.
 
 use super::{Listener, Settings};
-use crate::{admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
+use crate::{access, admin, admission, attribution, drain, listener, mirror, telemetry, upstream};
 
 /// How to go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,7 @@ impl Plan {
         let Settings {
             listeners,
             clusters,
+            access,
             protection,
             mirror,
             attribution,
@@ -28,11 +29,13 @@ impl Plan {
             workers,
             drain,
             log,
+            tracing,
         } = wanted;
         let listeners = changes.listeners(&running.listeners, &listeners);
         let settings = Settings {
             clusters: changes.clusters(&running.clusters, clusters, &listeners),
             listeners,
+            access: changes.access(running.access.as_ref(), access.as_ref()),
             protection: changes.protection(&running.protection, protection),
             mirror: changes.mirror(&running.mirror, &mirror),
             attribution: changes.attribution(&running.attribution, &attribution),
@@ -40,6 +43,7 @@ impl Plan {
             workers: changes.restart("workers", &running.workers, &workers),
             drain: changes.drain(&running.drain, &drain),
             log: changes.log(&running.log, &log),
+            tracing: changes.restart("tracing", &running.tracing, &tracing),
         };
         Self { settings, live: changes.live, restart: changes.restart }
     }
@@ -250,6 +254,14 @@ impl Changes {
         wanted
     }
 
+    fn access(
+        &mut self,
+        running: Option<&access::Config>,
+        wanted: Option<&access::Config>,
+    ) -> Option<access::Config> {
+        self.live("access", &running, &wanted).cloned()
+    }
+
     fn mirror(&mut self, running: &mirror::Config, wanted: &mirror::Config) -> mirror::Config {
         let mirror::Config {
             memory_bytes,
@@ -280,7 +292,7 @@ impl Changes {
         running: &attribution::Config,
         wanted: &attribution::Config,
     ) -> attribution::Config {
-        let attribution::Config { entries, slow, heavy_bytes, log_per_minute } = running;
+        let attribution::Config { entries, slow, heavy_bytes, log_per_minute, trace } = running;
         let lines = &wanted.log_per_minute;
         attribution::Config {
             // What was counted so far would have to be counted anew.
@@ -288,6 +300,7 @@ impl Changes {
             slow: self.live("attribution.slow", slow, &wanted.slow),
             heavy_bytes: self.live("attribution.heavy", heavy_bytes, &wanted.heavy_bytes),
             log_per_minute: self.live("attribution.log_per_minute", log_per_minute, lines),
+            trace: self.restart("attribution.trace", trace, &wanted.trace),
         }
     }
 
@@ -322,10 +335,11 @@ impl Changes {
         running: &telemetry::LogConfig,
         wanted: &telemetry::LogConfig,
     ) -> telemetry::LogConfig {
-        let telemetry::LogConfig { level, format } = running;
+        let telemetry::LogConfig { level, format, audit_file } = running;
         telemetry::LogConfig {
             level: self.live("log.level", level, &wanted.level),
             format: self.restart("log.format", format, &wanted.format),
+            audit_file: self.restart("log.audit_file", audit_file, &wanted.audit_file),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Every problem is collected; what is made of a value with a problem is never used.
 
+mod access;
 mod clusters;
 mod listeners;
 mod mirror;
@@ -27,12 +28,24 @@ pub(super) fn validate(
     left_out: &LeftOut,
 ) -> Result<Settings, Error> {
     let mut checks = Checks { origins, left_out, problems: Vec::new() };
-    let File { listeners, clusters, protection, mirror, attribution, admin, workers, drain, log } =
-        file;
+    let File {
+        listeners,
+        clusters,
+        access,
+        protection,
+        mirror,
+        attribution,
+        admin,
+        workers,
+        drain,
+        log,
+        tracing,
+    } = file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
     let admin = checks.admin(admin, &listeners);
     let settings = Settings {
+        access: checks.access(access),
         protection: checks.protection(protection, mirror.mode, &clusters),
         mirror: checks.mirror(mirror),
         attribution: checks.attribution(&attribution),
@@ -42,6 +55,7 @@ pub(super) fn validate(
         workers: checks.workers(workers),
         drain: drain::Config { delay: drain.delay.0, grace: drain.grace.0 },
         log: checks.log(log),
+        tracing: tracing.map(|tracing| checks.tracing(&tracing)),
     };
     match checks.problems {
         problems if problems.is_empty() => Ok(settings),
@@ -144,9 +158,17 @@ impl Checks<'_> {
         }
     }
 
+    fn tracing(&mut self, file: &file::Tracing) -> telemetry::TracingConfig {
+        let file::Tracing { endpoint, sample_one_in } = file;
+        telemetry::TracingConfig {
+            endpoint: endpoint.0.to_string(),
+            sample_one_in: self.at_least_one("tracing.sample_one_in", *sample_one_in),
+        }
+    }
+
     /// A filter takes any word for the name of a module, so levels are looked at here.
     fn log(&mut self, file: file::Log) -> telemetry::LogConfig {
-        let file::Log { level, format } = file;
+        let file::Log { level, format, audit_file } = file;
         let is_level =
             |part: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&part);
         let sound = level.split(',').all(|part| is_level(part) || part.contains('='))
@@ -162,6 +184,7 @@ impl Checks<'_> {
                 file::LogFormat::Text => telemetry::LogFormat::Text,
                 file::LogFormat::Json => telemetry::LogFormat::Json,
             },
+            audit_file,
         }
     }
 }

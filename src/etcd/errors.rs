@@ -8,6 +8,7 @@ use tonic::Code;
 pub const INVALID_SORT_OPTION: Known = (Code::InvalidArgument, "etcdserver: invalid sort option");
 pub const LEASE_NOT_FOUND: Known = (Code::NotFound, "etcdserver: requested lease not found");
 pub const PERMISSION_NOT_GIVEN: Known = (Code::InvalidArgument, "etcdserver: permission not given");
+pub const PERMISSION_DENIED: Known = (Code::PermissionDenied, "etcdserver: permission denied");
 pub const SERVER_STOPPED: Known = (Code::Unavailable, "etcdserver: server stopped");
 pub const DEADLINE_EXCEEDED: Known = (Code::DeadlineExceeded, "context deadline exceeded");
 pub const TOO_MANY_REQUESTS: Known = (Code::ResourceExhausted, "etcdserver: too many requests");

@@ -7,7 +7,8 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::{
     io,
-    net::{SocketAddr, TcpStream as StdStream},
+    net::{self, SocketAddr, TcpStream as StdStream},
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -35,7 +36,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI ";
 pub struct Listener {
     pub address: SocketAddr,
     shared: Arc<Shared>,
-    socket: Mutex<Option<TcpListener>>,
+    /// Until it is closed: see [`Listener::run`].
+    socket: Mutex<Option<Arc<TcpListener>>>,
 }
 
 /// What the connections of a listener share.
@@ -51,16 +53,23 @@ pub(super) struct Shared {
 }
 
 impl Listener {
-    /// Takes the address. Nothing is accepted before [`Listener::run`].
+    /// Takes the address, or the socket of it that a predecessor left. Nothing is accepted before
+    /// [`Listener::run`].
     ///
     /// # Errors
     ///
     /// When the address or the TLS files cannot be used.
-    pub fn bind(config: Config, edge: Arc<Edge>, metrics: &Metrics) -> anyhow::Result<Self> {
+    pub fn bind(
+        config: Config,
+        inherited: Option<net::TcpListener>,
+        edge: Arc<Edge>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
         use anyhow::Context;
         let (name, address) = (config.name.clone(), config.address);
-        let socket = listen(address)
-            .with_context(|| format!("listener {name:?} cannot listen on {address}"))?;
+        let socket = inherited.map_or_else(|| listen(address), take_over);
+        let socket =
+            socket.with_context(|| format!("listener {name:?} cannot listen on {address}"))?;
         let address = socket.local_addr()?;
         let tls = config.tls.as_ref().map(acceptor).transpose();
         let tls = tls.with_context(|| format!("TLS of listener {name:?}"))?;
@@ -72,7 +81,16 @@ impl Listener {
             tls: ArcSwapOption::new(tls.map(Arc::new)),
             connections: TaskTracker::new(),
         };
-        Ok(Self { address, shared: Arc::new(shared), socket: Mutex::new(Some(socket)) })
+        Ok(Self { address, shared: Arc::new(shared), socket: Mutex::new(Some(Arc::new(socket))) })
+    }
+
+    /// Another handle of the socket, for a successor; none once it was closed.
+    ///
+    /// # Errors
+    ///
+    /// When the system has none to give.
+    pub fn socket(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket.lock().as_ref().map(|socket| socket.as_fd().try_clone_to_owned()).transpose()
     }
 
     /// The calls' side of the listener.
@@ -93,11 +111,11 @@ impl Listener {
 
     /// Accepts connections until `draining` is cancelled, and then closes the socket.
     pub async fn run(&self, workers: Arc<Workers>, draining: CancellationToken) {
-        let Some(socket) = self.socket.lock().take() else { return };
+        let Some(socket) = self.socket.lock().clone() else { return };
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = draining.cancelled() => return,
+                () = draining.cancelled() => break,
             };
             let stream = accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address)));
             match stream {
@@ -108,6 +126,7 @@ impl Listener {
                 }
             }
         }
+        self.socket.lock().take();
     }
 
     /// Resolves when no connection is left. Call after [`Listener::run`] has returned.
@@ -143,6 +162,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+fn take_over(socket: net::TcpListener) -> io::Result<TcpListener> {
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket)
 }
 
 fn acceptor(config: &tls::AcceptorConfig) -> Result<tls::Acceptor, tls::Error> {
@@ -198,7 +222,7 @@ async fn detect<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         first_bytes if first_bytes.starts_with(HTTP2_PREFACE) => {
             http2::serve(shared, stream, first, peer, worker).await
         }
-        _ => http1::serve(shared, stream, first, worker).await,
+        _ => http1::serve(shared, stream, first, peer, worker).await,
     }
 }
 

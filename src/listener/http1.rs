@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection: health checks, `curl`, Prometheus.
 
 use super::accept::Shared;
-use crate::rpc;
+use crate::{pipeline::Peer, rpc};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -17,13 +17,14 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     shared: &Arc<Shared>,
     stream: T,
     first: Bytes,
+    peer: Arc<Peer>,
     worker: usize,
 ) -> Result<(), String> {
     let (read, write) = tokio::io::split(stream);
     let stream = tokio::io::join(Cursor::new(first).chain(read), write);
     let answer = service_fn(|request: Request<Incoming>| async {
         let (head, _) = request.into_parts();
-        let response = rpc::answer_http(&shared.edge, &head, worker).await;
+        let response = rpc::answer_http(&shared.edge, &peer.client, &head, worker).await;
         Ok::<_, Infallible>(response.map(Full::new))
     });
     let mut connection = pin!(

@@ -4,6 +4,7 @@ use crate::{
     admission::{Class, Cost, Subject},
     attribution::{Attribution, Observation},
     etcd::method::Method,
+    telemetry::CallSpan,
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -161,6 +162,7 @@ impl Metrics {
             bytes: 0,
             cell: None,
             account: None,
+            span: None,
         }
     }
 
@@ -242,6 +244,8 @@ pub struct Record {
     /// Known once the call was placed.
     cell: Option<Arc<Cell>>,
     account: Option<Account>,
+    /// Where the call is traced.
+    span: Option<Box<CallSpan>>,
 }
 
 /// Whom a call is put down to.
@@ -259,6 +263,11 @@ pub struct Account {
 }
 
 impl Record {
+    /// The call is traced by `span`, which ends with it.
+    pub fn traced(&mut self, span: Option<Box<CallSpan>>) {
+        self.span = span;
+    }
+
     /// The call goes to `cluster` as one of `class`.
     pub fn placed(&mut self, class: Class, cluster: &Arc<str>) {
         let cell = self.metrics.cell(self.method, class, cluster);
@@ -296,8 +305,12 @@ impl Record {
             // Refused before it got anywhere.
             None => self.metrics.cell(self.method, Class::Admin, &Arc::from("none")),
         };
-        if let Some(account) = self.account.take() {
-            self.put_down(&account, code);
+        let account = self.account.take();
+        if let Some(account) = &account {
+            self.put_down(account, code);
+        }
+        if let Some(span) = self.span.take() {
+            trace(*span, &cell.labels, account.as_ref(), code, self.bytes);
         }
         let code = code as usize;
         cell.codes[code].get_or_init(|| self.metrics.counter(&cell.labels, CODES[code])).inc();
@@ -319,6 +332,8 @@ impl Record {
                 cluster,
                 client: &subject.client,
                 place: &subject.place,
+                range: subject.keys.as_ref(),
+                value_bytes: subject.value_size,
                 shape: subject.shape,
                 class: subject.class,
                 method: self.method.map_or("unknown", Method::name),
@@ -337,6 +352,23 @@ impl Record {
         use crate::etcd::method::Shape;
         self.method.is_none_or(|method| method.shape() == Shape::Bidi)
     }
+}
+
+/// Ends the span of a call. Names of keys go no further than the prefix that they share.
+fn trace(mut span: CallSpan, labels: &Labels, account: Option<&Account>, code: Code, bytes: u64) {
+    span.describe([
+        ("seawall.class", labels.class.to_owned()),
+        ("seawall.cluster", labels.cluster.clone()),
+    ]);
+    if let Some(Account { subject, waited, .. }) = account {
+        span.describe([
+            ("seawall.shape", subject.shape.as_str().to_owned()),
+            ("seawall.client", subject.client.name.to_string()),
+            ("seawall.prefix", subject.place.collection.escape_ascii().to_string()),
+            ("seawall.waited", format!("{waited:?}")),
+        ]);
+    }
+    span.end(code, bytes);
 }
 
 impl Drop for Record {

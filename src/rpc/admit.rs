@@ -12,7 +12,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// What a client names in `seawall-override` to delete many keys at once.
-const DELETES: &str = "deletes";
+pub(super) const DELETES: &str = "deletes";
 
 /// An answer that takes longer waits for its client and not for etcd, and others have their turn:
 /// clients that stop reading must not keep all lists from etcd.

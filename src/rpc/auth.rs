@@ -21,6 +21,8 @@ pub(super) async fn grant_permission(
     mut incoming: Incoming,
     responder: Responder,
 ) {
+    let method = Method::RoleGrantPermission;
+    let Some(responder) = context.allowed_method(method, responder) else { return };
     let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
@@ -32,7 +34,7 @@ pub(super) async fn grant_permission(
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(Method::RoleGrantPermission, Class::Admin);
+    let manner = Manner::of(method, Class::Admin);
     context.forward(placed, manner, &message, responder).await;
 }
 

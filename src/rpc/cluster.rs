@@ -17,6 +17,7 @@ const CLIENT_URLS: u32 = 4;
 /// to date would go on past Seawall.
 pub(super) async fn member_list(context: Context, mut incoming: Incoming, responder: Responder) {
     let method = Method::MemberList;
+    let Some(responder) = context.allowed_method(method, responder) else { return };
     let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
         return;
     };

@@ -20,11 +20,12 @@ use std::sync::Arc;
 use tonic::Code;
 
 pub(super) async fn compact(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<CompactionRequest>(&mut incoming, responder).await
     else {
         return;
     };
+    let Some(mut responder) = context.allowed_method(Method::Compact, responder) else { return };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),

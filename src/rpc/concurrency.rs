@@ -1,17 +1,18 @@
 //! `Lock` and `Election`: etcd makes them of keys below a name, so the name routes them.
 
-use super::{Context, error::Error, materialize, merge, status};
+use super::{Context, access::is_plain, error::Error, materialize, merge, status};
 use crate::{
+    access::{self, Need, Verb},
     admission::classify,
     etcd::{
         key_range::KeyRange,
         method::Method,
         proto::concurrency::{
-            CampaignRequest, LeaderKey, LeaderRequest, LockRequest, ProclaimRequest, ResignRequest,
+            CampaignRequest, LeaderRequest, LockRequest, ProclaimRequest, ResignRequest,
             UnlockRequest,
         },
     },
-    grpc::Incoming,
+    grpc::{Incoming, Message},
     pipeline::{Manner, Responder},
     upstream::Lane,
 };
@@ -21,6 +22,8 @@ use bytes::Bytes;
 struct Place {
     keys: KeyRange,
     lease: i64,
+    /// See [`is_plain`].
+    is_plain: bool,
 }
 
 pub(super) async fn serve(
@@ -29,13 +32,14 @@ pub(super) async fn serve(
     responder: Responder,
     method: Method,
 ) {
-    let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
     let place = match place(&context, method, &message) {
         Ok(place) => place,
         Err(error) => return responder.status(&status::of(&error)),
     };
+    let Some(mut responder) = allowed(&context, method, &place, responder).await else { return };
     let placed = match context.topology.owners(&place.keys) {
         Ok(placed) => placed,
         Err(segments) => {
@@ -57,35 +61,59 @@ pub(super) async fn serve(
     context.forward(placed, manner, &message, responder).await;
 }
 
-fn place(
+async fn allowed(
     context: &Context,
     method: Method,
-    message: &crate::grpc::Message,
-) -> Result<Place, Error> {
+    Place { keys, lease, is_plain }: &Place,
+    responder: Responder,
+) -> Option<Responder> {
+    if !context.judges() {
+        return Some(responder);
+    }
+    let mut needs: Vec<Need> = match method {
+        Method::Leader => vec![Need::with(Verb::Read, keys.clone())],
+        Method::Observe => access::of_observe(keys).collect(),
+        Method::Lock | Method::Campaign => access::of_lock(keys).collect(),
+        _ => vec![Need::with(Verb::Write, keys.clone())],
+    };
+    if !is_plain {
+        needs.extend(Need::everything());
+    }
+    let responder = context.allowed_to(needs, responder)?;
+    let leases = if *lease == 0 { &[][..] } else { std::slice::from_ref(lease) };
+    context.allowed_leases(Verb::Write, leases, responder).await
+}
+
+fn place(context: &Context, method: Method, message: &Message) -> Result<Place, Error> {
+    let place = |keys, lease, is_plain| Place { keys, lease, is_plain };
     Ok(match method {
         Method::Lock => {
-            let LockRequest { name, lease } = context.decoded(message)?;
-            Place { keys: below(&name), lease }
+            let request: LockRequest = context.decoded(message)?;
+            place(below(&request.name), request.lease, is_plain(&request, message))
         }
         Method::Campaign => {
-            let CampaignRequest { name, lease, .. } = context.decoded(message)?;
-            Place { keys: below(&name), lease }
+            let request: CampaignRequest = context.decoded(message)?;
+            place(below(&request.name), request.lease, is_plain(&request, message))
         }
         Method::Leader | Method::Observe => {
-            let LeaderRequest { name } = context.decoded(message)?;
-            Place { keys: below(&name), lease: 0 }
+            let request: LeaderRequest = context.decoded(message)?;
+            place(below(&request.name), 0, is_plain(&request, message))
         }
         Method::Proclaim => {
-            let ProclaimRequest { leader, .. } = context.decoded(message)?;
-            key(leader.unwrap_or_default())
+            let request: ProclaimRequest = context.decoded(message)?;
+            let is_plain = is_plain(&request, message);
+            let leader = request.leader.unwrap_or_default();
+            place(KeyRange::single(leader.key), leader.lease, is_plain)
         }
         Method::Resign => {
-            let ResignRequest { leader } = context.decoded(message)?;
-            key(leader.unwrap_or_default())
+            let request: ResignRequest = context.decoded(message)?;
+            let is_plain = is_plain(&request, message);
+            place(KeyRange::single(request.leader.unwrap_or_default().key), 0, is_plain)
         }
         _ => {
-            let UnlockRequest { key } = context.decoded(message)?;
-            Place { keys: KeyRange::single(key), lease: 0 }
+            let request: UnlockRequest = context.decoded(message)?;
+            let is_plain = is_plain(&request, message);
+            place(KeyRange::single(request.key), 0, is_plain)
         }
     })
 }
@@ -93,8 +121,4 @@ fn place(
 /// The keys that etcd makes for `name`.
 fn below(name: &Bytes) -> KeyRange {
     KeyRange::prefix(Bytes::from([name, &b"/"[..]].concat()))
-}
-
-fn key(leader: LeaderKey) -> Place {
-    Place { keys: KeyRange::single(leader.key), lease: 0 }
 }

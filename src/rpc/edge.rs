@@ -1,7 +1,9 @@
 use crate::{
+    access::Access,
     admission::Protection,
     attribution::Attribution,
     pipeline::{Metrics, Reads, Topology},
+    telemetry::Traces,
 };
 use arc_swap::ArcSwap;
 use std::{ops::Deref, sync::Arc};
@@ -22,8 +24,11 @@ pub struct Edge {
 pub struct Common {
     pub metrics: Arc<Metrics>,
     pub protection: Arc<Protection>,
+    pub access: Arc<Access>,
     pub reads: Arc<Reads>,
     pub attribution: Arc<Attribution>,
+    /// Where calls are traced.
+    pub traces: Option<Arc<Traces>>,
     /// `/metrics` of the client port.
     pub metrics_page: Page,
     /// Cancelled when the process begins to stop.

@@ -2,7 +2,10 @@
 
 use super::{Edge, maintenance::lowest_version};
 use crate::{
+    access::{self, Need},
+    admission::Client,
     etcd::{
+        errors,
         method::Method,
         proto::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse},
     },
@@ -39,11 +42,12 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Answers a request that is not gRPC, on HTTP/2.
 pub(super) async fn answer_http2(
     edge: &Edge,
+    client: &Client,
     head: &Parts,
     worker: usize,
     mut respond: SendResponse<Bytes>,
 ) {
-    let (parts, body) = answer(edge, head, worker).await.into_parts();
+    let (parts, body) = answer(edge, client, head, worker).await.into_parts();
     let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), body.is_empty()) else {
         return;
     };
@@ -57,7 +61,7 @@ pub(super) async fn answer_http2(
 }
 
 /// Answers a request that is not gRPC.
-pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes> {
+pub async fn answer(edge: &Edge, client: &Client, head: &Parts, worker: usize) -> Response<Bytes> {
     let asker = &Asker { edge, worker };
     let path = head.uri.path();
     let query = head.uri.query().unwrap_or_default();
@@ -77,6 +81,10 @@ pub async fn answer(edge: &Edge, head: &Parts, worker: usize) -> Response<Bytes>
         "/livez/serializable_read" => checks(asker, &[Check::SerializableRead], query).await,
         "/readyz" => checks(asker, &Check::READY, query).await,
         "/version" => version(asker).await,
+        // It names keys and clients.
+        "/metrics" if !edge.access.allows(client, path, [Need::new(access::Verb::Status)]) => {
+            page(StatusCode::FORBIDDEN, TEXT, format!("{}\n", errors::PERMISSION_DENIED.1))
+        }
         "/metrics" => page(StatusCode::OK, OPENMETRICS, (edge.metrics_page.0)()),
         _ => match path.strip_prefix("/readyz/").and_then(Check::named) {
             Some(check) => checks(asker, &[check], query).await,

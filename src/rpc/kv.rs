@@ -2,7 +2,8 @@
 
 use super::{Context, error::Error, materialize, merge, status};
 use crate::{
-    admission::{Subject, classify},
+    access::{self, Verb},
+    admission::{Refusal, RefusalKind, Subject, classify},
     etcd::{
         errors,
         key_range::KeyRange,
@@ -17,6 +18,7 @@ use crate::{
     grpc::{Incoming, Message, ReadError},
     pipeline::{self, Gone, Manner, Placed, Responder},
     routing::txn as keys_of,
+    telemetry::audit::{self, audit},
     upstream::{self, Answer},
 };
 use std::sync::Arc;
@@ -27,6 +29,12 @@ pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Res
     else {
         return;
     };
+    let leases: Vec<_> = (request.lease != 0).then_some(request.lease).into_iter().collect();
+    let needs = access::of_put(&request);
+    let Some(responder) = context.allowed(&request, &message, needs, responder) else { return };
+    let Some(responder) = context.allowed_leases(Verb::Write, &leases, responder).await else {
+        return;
+    };
     let placed = context.topology.owner(&request.key);
     let (kind, keys) = (classify::put(&request), KeyRange::single(request.key.clone()));
     let write = Write {
@@ -34,7 +42,7 @@ pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Res
         subject: context.subject(Method::Put, kind, Some(keys), request.value.len()),
         message: &message,
         deletes: Vec::new(),
-        leases: (request.lease != 0).then_some(request.lease).into_iter().collect(),
+        leases,
     };
     write.send(&context, Method::Put, responder).await;
 }
@@ -45,6 +53,8 @@ pub(super) async fn delete_range(context: Context, mut incoming: Incoming, respo
     else {
         return;
     };
+    let needs = access::of_delete(&request);
+    let Some(responder) = context.allowed(&request, &message, needs, responder) else { return };
     let kind = classify::delete_range(&request);
     let single = request.range_end.is_empty();
     let keys = KeyRange::of(request.key, request.range_end);
@@ -72,6 +82,12 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
     else {
         return;
     };
+    let leases: Vec<_> = keys_of::leases(&request).collect();
+    let needs = if context.judges() { access::of_txn(&request) } else { Vec::new() };
+    let Some(responder) = context.allowed(&request, &message, needs, responder) else { return };
+    let Some(responder) = context.allowed_leases(Verb::Write, &leases, responder).await else {
+        return;
+    };
     if let Err(error) = check_sorts(&request) {
         return responder.status(&status::of(&error));
     }
@@ -89,7 +105,7 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
         subject: subject.with_others(keys_of::keys(&request)),
         message: &message,
         deletes: keys_of::deleted_ranges(&request).collect(),
-        leases: keys_of::leases(&request).collect(),
+        leases,
     };
     write.send(&context, Method::Txn, responder).await;
 }
@@ -116,7 +132,10 @@ impl Write<'_> {
         };
         let mut permit = match entering {
             Ok(Ok(permit)) => permit,
-            Ok(Err(error)) => return responder.status(&status::of(&error)),
+            Ok(Err(error)) => {
+                tell_refusal(&subject, &error);
+                return responder.status(&status::of(&error));
+            }
             Err(Gone) => return,
         };
         let outbound = pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
@@ -136,6 +155,21 @@ impl Write<'_> {
         let answered = responder.unless_gone(writing).await;
         context.finish(placed, answered, responder).await;
     }
+}
+
+/// Writes down that a write was refused. What came at a bad time may come again, and a delete of many
+/// keys was written down with their number.
+fn tell_refusal(subject: &Subject, error: &Error) {
+    let Error::Refused(Refusal { kind, rule, reason, .. }) = error else { return };
+    if !subject.is_write() || *kind == RefusalKind::Load || &**rule == "deletes" {
+        return;
+    }
+    let (client, address) = (&*subject.client.name, subject.client.address);
+    let method = subject.method.map(Method::name);
+    let keys = subject.keys.as_ref().map(KeyRange::to_string);
+    audit::of_client(|| {
+        audit!("write_refused", client, %address, method, keys, rule = &**rule, reason, "a write was refused");
+    });
 }
 
 /// `TxnResponse.succeeded`, which stands behind the header: four numbers of at most eleven bytes.

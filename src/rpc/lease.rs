@@ -2,6 +2,7 @@
 
 use super::{Context, error::Error, materialize::credentials, passthrough, status};
 use crate::{
+    access::Verb,
     admission::Class,
     etcd::{
         method::Method,
@@ -15,6 +16,7 @@ use crate::{
     sabotage::Sabotage,
     upstream::{self, Cluster, Outbound},
 };
+use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
@@ -27,11 +29,12 @@ use tonic::Code;
 const SECONDARY_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<LeaseGrantRequest>(&mut incoming, responder).await
     else {
         return;
     };
+    let Some(mut responder) = context.allowed_method(Method::LeaseGrant, responder) else { return };
     let manner = Manner::of(Method::LeaseGrant, Class::Critical);
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
@@ -49,11 +52,14 @@ pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: R
 }
 
 pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<LeaseRevokeRequest>(&mut incoming, responder).await
     else {
         return;
     };
+    let Some(responder) = context.allowed_method(Method::LeaseRevoke, responder) else { return };
+    let attached = context.allowed_leases(Verb::Write, &[request.id], responder).await;
+    let Some(mut responder) = attached else { return };
     let manner = Manner::of(Method::LeaseRevoke, Class::Critical);
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
@@ -100,31 +106,46 @@ async fn revoke_copies(context: &Context, id: i64) {
 
 /// The default cluster knows how long a lease lives; its keys may be anywhere.
 pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<LeaseTimeToLiveRequest>(&mut incoming, responder).await
     else {
         return;
     };
-    let manner = Manner::of(Method::LeaseTimeToLive, Class::PointRead);
+    let method = Method::LeaseTimeToLive;
+    let Some(responder) = context.allowed_method(method, responder) else { return };
+    let shown = if request.keys { vec![request.id] } else { Vec::new() };
+    let attached = context.allowed_leases(Verb::Read, &shown, responder).await;
+    let Some(mut responder) = attached else { return };
+    let manner = Manner::of(method, Class::PointRead);
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
     if !request.keys || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    let asking = async {
-        let mut known = ask_time_to_live(&context, placed, &request).await?;
-        for placed in context.topology.secondaries() {
-            let copy = ask_time_to_live(&context, placed, &request).await?;
-            known.keys.extend(copy.keys);
-        }
-        known.keys.sort();
-        Ok::<_, Error>(known)
-    };
-    match responder.unless_gone(asking).await {
+    match responder.unless_gone(time_to_live_everywhere(&context, &request)).await {
         Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}
     }
+}
+
+async fn time_to_live_everywhere(
+    context: &Context,
+    request: &LeaseTimeToLiveRequest,
+) -> Result<LeaseTimeToLiveResponse, Error> {
+    let mut known = ask_time_to_live(context, context.topology.default(), request).await?;
+    for placed in context.topology.secondaries() {
+        let copy = ask_time_to_live(context, placed, request).await?;
+        known.keys.extend(copy.keys);
+    }
+    known.keys.sort();
+    Ok(known)
+}
+
+/// The keys that are attached to a lease, on all clusters.
+pub(super) async fn attached(context: &Context, id: i64) -> Result<Vec<Bytes>, Error> {
+    let request = LeaseTimeToLiveRequest { id, keys: true };
+    Ok(time_to_live_everywhere(context, &request).await?.keys)
 }
 
 async fn ask_time_to_live(
@@ -141,8 +162,10 @@ async fn ask_time_to_live(
 
 /// Keep-alives go to every cluster, since any may hold a copy; the default cluster's answers are
 /// the client's.
-pub(super) async fn keep_alive(context: Context, incoming: Incoming, mut responder: Responder) {
-    let manner = Manner::of(Method::LeaseKeepAlive, Class::Critical);
+pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: Responder) {
+    let method = Method::LeaseKeepAlive;
+    let Some(mut responder) = context.allowed_method(method, responder) else { return };
+    let manner = Manner::of(method, Class::Critical);
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
     if context.topology.is_single() {

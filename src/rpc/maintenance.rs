@@ -16,6 +16,7 @@ const VERSION: u32 = 2;
 /// must hold for every key.
 pub(super) async fn status(context: Context, mut incoming: Incoming, responder: Responder) {
     let method = Method::Status;
+    let Some(responder) = context.allowed_method(method, responder) else { return };
     let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
         return;
     };

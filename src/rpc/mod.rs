@@ -3,6 +3,7 @@
 //! Requests are decoded here as far as a decision needs it, and no further; what is not understood
 //! goes through as bytes. May import `pipeline`.
 
+mod access;
 mod admit;
 mod auth;
 mod cluster;
@@ -33,6 +34,7 @@ use crate::{
     },
     grpc::{Incoming, Message},
     pipeline::{self, Call, Cut, Gone, Manner, Peer, Placed, Responder, Topology},
+    telemetry::audit::{self, audit},
     upstream::{self, Answer},
 };
 use ::http::{HeaderValue, Request, header::CONTENT_TYPE};
@@ -61,16 +63,19 @@ pub async fn serve(
     peer: Arc<Peer>,
     worker: usize,
 ) {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let is_grpc = head
         .headers
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if !is_grpc {
-        return Box::pin(http::answer_http2(&edge, &head, worker, respond)).await;
+        return Box::pin(http::answer_http2(&edge, &peer.client, &head, worker, respond)).await;
     }
+    let traces = edge.traces.as_deref();
+    let span = traces.and_then(|traces| traces.begin(head.uri.path(), &mut head.headers));
     let call = Call::new(head, peer, worker);
-    let record = edge.metrics.record(call.method);
+    let mut record = edge.metrics.record(call.method);
+    record.traced(span);
     let responder = Responder::new(respond, record);
     let topology = edge.topology();
     dispatch(Context { edge, topology, call }, Incoming::new(body), responder).await;
@@ -78,6 +83,9 @@ pub async fn serve(
 
 /// Each handler answers in every case; the client's leaving ends it.
 async fn dispatch(context: Context, incoming: Incoming, responder: Responder) {
+    if context.call.overrides.is_some() {
+        context.tell_override();
+    }
     let Some(method) = context.call.method else {
         return Box::pin(unknown(context, incoming, responder)).await;
     };
@@ -137,6 +145,22 @@ async fn unknown(context: Context, incoming: Incoming, responder: Responder) {
 }
 
 impl Context {
+    /// Writes down that the client insists on something. The name is a word of ours or says nothing.
+    #[cold]
+    fn tell_override(&self) {
+        let name = self.call.overrides.as_deref();
+        let Some(overrides) = name.filter(|name| [admit::DELETES, range::MIRROR].contains(name))
+        else {
+            return;
+        };
+        let client = &self.call.peer.client;
+        let (name, address) = (&*client.name, client.address);
+        let method = self.call.method.map(Method::name);
+        audit::of_client(|| {
+            audit!("override", client = name, %address, method, overrides, "a client goes past a protection");
+        });
+    }
+
     /// The request's one message; answers the call where there is none.
     async fn request(
         &self,

@@ -2,6 +2,7 @@
 
 use super::{Context, admit::in_turn, error::Error, status};
 use crate::{
+    access::Need,
     admission::{Class, classify},
     etcd::method::{Affinity, Effect, Method},
     grpc::Incoming,
@@ -16,6 +17,7 @@ pub(super) async fn unary(
     responder: Responder,
     method: Method,
 ) {
+    let Some(responder) = context.allowed_method(method, responder) else { return };
     let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
@@ -36,7 +38,8 @@ pub(super) async fn unary(
 }
 
 /// A call of unknown shape: both directions as they come.
-pub(super) async fn streams(context: Context, incoming: Incoming, mut responder: Responder) {
+pub(super) async fn streams(context: Context, incoming: Incoming, responder: Responder) {
+    let Some(mut responder) = context.allowed_to(Need::everything(), responder) else { return };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),

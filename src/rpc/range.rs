@@ -2,6 +2,7 @@
 
 use super::{Context, admit::in_turn, error::Error, kv::check_sort, merge, status};
 use crate::{
+    access,
     admission::{Cost, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
@@ -22,11 +23,13 @@ pub(super) async fn range(
     responder: Responder,
     method: Method,
 ) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<RangeRequest>(&mut incoming, responder).await
     else {
         return;
     };
+    let needs = [access::of_range(&request)];
+    let Some(mut responder) = context.allowed(&request, &message, needs, responder) else { return };
     if let Err(error) = check_sort(&request) {
         return responder.status(&status::of(&error));
     }

@@ -21,6 +21,11 @@ pub fn reloading() {
     tell(&states);
 }
 
+/// Another process goes on as the service; only the one before may say so.
+pub fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// Clients are taken leave of.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

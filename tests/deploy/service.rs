@@ -2,6 +2,10 @@
 
 use crate::{DEADLINE, layouts, read, repo, run, scratch, seawall, tool};
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use seawall_testkit::{Cluster, LogLine, SeawallProcess};
 use std::{
     fs::{self, Permissions},
@@ -68,6 +72,53 @@ async fn the_manager_is_told_what_the_service_does() -> Result<()> {
     seawall.terminate()?;
     assert_eq!(manager.next().await?, "STOPPING=1\n");
     ensure!(seawall.wait(DEADLINE).await?.success());
+    Ok(())
+}
+
+/// Ends with the test.
+struct Started(Pid);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Fails when it has ended by itself.
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+#[tokio::test]
+async fn the_manager_is_told_of_a_successor() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let path = cluster.dir().join("notify");
+    let mut manager = Manager::bind(&path)?;
+    let seawall = SeawallProcess::builder()
+        .binary(seawall())
+        .args(["--upstream", &cluster.member(0).endpoint()])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "1000000")
+        .env("WATCHDOG_PID", "1")
+        .start()
+        .await?;
+    assert_eq!(manager.next().await?, "READY=1\n");
+    kill(Pid::from_raw(seawall.pid().try_into()?), Signal::SIGUSR2)?;
+    // Its own word that it is ready may come first, and does not count.
+    let mut told = Vec::new();
+    let successor = loop {
+        let message = manager.next().await?;
+        if let Some(pid) = message.strip_prefix("MAINPID=") {
+            break Started(Pid::from_raw(pid.trim_end().parse()?));
+        }
+        told.push(message);
+    };
+    ensure!(told.iter().all(|message| message == "READY=1\n"), "{told:?}");
+    ensure!(successor.0.as_raw() as u32 != seawall.pid());
+    ensure!(seawall.wait(DEADLINE).await?.success());
+    // The watchdog is the successor's now, whoever it was meant for before.
+    let before = manager.watchdogs;
+    while manager.watchdogs == before {
+        let message = manager.receive().await?;
+        manager.watchdogs += usize::from(message == "WATCHDOG=1\n");
+        ensure!(!message.contains("STOPPING"), "nothing stops");
+    }
     Ok(())
 }
 

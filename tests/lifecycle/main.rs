@@ -1,5 +1,9 @@
 //! Starting, stopping, being told something new, and who may come in.
 
+// Each of the test programs that share it uses a part.
+#[allow(dead_code)]
+#[path = "../conformance/client.rs"]
+mod client;
 mod health;
 #[path = "../failover/history.rs"]
 mod history;
@@ -15,6 +19,7 @@ mod reload;
 mod restart;
 mod stop;
 mod tls;
+mod upgrade;
 #[path = "../failover/workload.rs"]
 mod workload;
 

@@ -114,7 +114,7 @@ impl Checks<'_> {
     }
 
     /// What each name stands for, where it stands for something.
-    fn known<T: Clone>(
+    pub(super) fn known<T: Clone>(
         &mut self,
         path: &str,
         kind: &str,

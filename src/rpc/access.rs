@@ -1,0 +1,111 @@
+//! Who may do what, asked before anything else is made of a call.
+
+use super::{Context, error::Error, lease, status};
+use crate::{
+    access::{self, Need, Verb},
+    etcd::{errors, key_range::KeyRange, method::Method},
+    grpc::Message,
+    pipeline::Responder,
+};
+use bytes::Bytes;
+
+/// Leases that one call may name for a client that may not write every key: each is asked about.
+const LEASES_MAX: usize = 128;
+
+/// Whether `message` says no more than what was read of it. Fields that are given twice, or that this
+/// build does not know, may mean something else to etcd: where there are two requests in a field for
+/// one of several, Go takes the second alone, and Rust lays it over the first.
+pub(super) fn is_plain(request: &impl prost::Message, message: &Message) -> bool {
+    request.encoded_len() == message.payload().len()
+}
+
+/// What a request needs for what may be hidden in it.
+pub(super) fn hidden(request: &impl prost::Message, message: &Message) -> Vec<Need> {
+    if is_plain(request, message) { Vec::new() } else { Need::everything().collect() }
+}
+
+impl Context {
+    /// Whether anybody has to be judged at all.
+    pub(super) fn judges(&self) -> bool {
+        !self.edge.access.is_open()
+    }
+
+    /// Gives the responder back if the client may do all of what is needed; else answers the call.
+    pub(super) fn allowed<T: prost::Message>(
+        &self,
+        request: &T,
+        message: &Message,
+        needs: impl IntoIterator<Item = Need>,
+        responder: Responder,
+    ) -> Option<Responder> {
+        if !self.judges() {
+            return Some(responder);
+        }
+        self.allowed_to(needs.into_iter().chain(hidden(request, message)), responder)
+    }
+
+    /// The same for a call that is not judged by its request.
+    pub(super) fn allowed_to(
+        &self,
+        needs: impl IntoIterator<Item = Need>,
+        responder: Responder,
+    ) -> Option<Responder> {
+        if self.may(needs) {
+            return Some(responder);
+        }
+        responder.status(&status::of(&Error::Known(errors::PERMISSION_DENIED)));
+        None
+    }
+
+    /// Whether the client may do all of what is needed; that it may not is counted and written down.
+    pub(super) fn may(&self, needs: impl IntoIterator<Item = Need>) -> bool {
+        let method = match self.call.method {
+            Some(method) => method.name(),
+            None => self.call.path.path(),
+        };
+        self.edge.access.allows(&self.call.peer.client, method, needs)
+    }
+
+    /// The same for every key that is attached to these leases: whoever attaches a key to a lease may
+    /// have it deleted with those of others, and whoever revokes one deletes them. A key that another
+    /// client attaches at this very moment is overlooked.
+    pub(super) async fn allowed_leases(
+        &self,
+        verb: Verb,
+        leases: &[i64],
+        mut responder: Responder,
+    ) -> Option<Responder> {
+        let all = Need::with(verb, KeyRange::prefix(Bytes::new()));
+        let access = &self.edge.access;
+        if leases.is_empty() || access.lets(&self.call.peer.client, &all) {
+            return Some(responder);
+        }
+        let mut leases = leases.to_vec();
+        leases.sort_unstable();
+        leases.dedup();
+        if leases.len() > LEASES_MAX {
+            return self.allowed_to([all], responder);
+        }
+        for lease in leases {
+            let attached = responder.unless_gone(lease::attached(self, lease)).await.ok()?;
+            let keys = match attached {
+                Ok(keys) => keys,
+                Err(error) => {
+                    responder.status(&status::of(&error));
+                    return None;
+                }
+            };
+            let needs = keys.into_iter().map(|key| Need::with(verb, KeyRange::single(key)));
+            responder = self.allowed_to(needs, responder)?;
+        }
+        Some(responder)
+    }
+
+    /// For a method whose request does not matter.
+    pub(super) fn allowed_method(&self, method: Method, responder: Responder) -> Option<Responder> {
+        if !self.judges() {
+            return Some(responder);
+        }
+        self.allowed_to(access::for_method(method), responder)
+    }
+}
