@@ -39,12 +39,12 @@ fn plan(scenario: Scenario) -> Result<Plan> {
     let etcd = Binaries::selected()?;
     let nothing = std::path::PathBuf::new();
     Ok(Plan {
-        programs: Programs {
+        programs: Some(Programs {
             etcd,
             haproxy: nothing.clone(),
             seawall: nothing,
             seawall_args: Vec::new(),
-        },
+        }),
         subjects: vec![Subject::Started(Target::Direct)],
         scenarios: vec![scenario],
         rounds: 2,
