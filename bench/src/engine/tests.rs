@@ -84,6 +84,11 @@ async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
         // On a slow machine they are through with it only after the phase.
         assert!(heard("watchers relist").is_some(), "{second:?}");
     }
+    let page = crate::report::page(&results);
+    assert!(page.contains("A little of everything") && page.contains("watches break"), "{page}");
+    for elsewhere in ["http:", "https:", "src=", "@import", "url("] {
+        assert!(!page.contains(elsewhere), "the page needs what {elsewhere} leads to");
+    }
     // What came of it survives its own file.
     let json = serde_json::to_string(&results)?;
     let again: Results = serde_json::from_str(&json)?;
