@@ -1,6 +1,6 @@
 //! What the client asks for on its stream.
 
-use super::{Asked, DUPLICATE_ID, End, Request, Session, Step, ended};
+use super::{Asked, DUPLICATE_ID, End, PERMISSION_DENIED, Request, Session, Step, ended};
 use crate::{
     access::{Need, Verb},
     admission::{Kind, Plan, Shape},
@@ -33,14 +33,20 @@ use tokio::time::Instant;
 
 impl Session<'_> {
     pub(super) async fn on_request(&mut self, message: &Message) -> Result<(), End> {
-        let mut may_remember = self.may_remember;
+        let has_rules = self.context.edge.protection.has_rules();
+        if self.ids.is_none() && !self.context.judges() && !has_rules {
+            let request = Request { cluster: 0, framed: message.framed(), creates: false };
+            return self.send(request).await;
+        }
+        let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
         if self.context.judges()
-            && let Some(cluster) = forbidden(self.context, message)?
+            && let Some(cluster) = forbidden(self.context, &request, message)
         {
             return self.refuse(cluster, PERMISSION_DENIED.to_owned()).await;
         }
-        if self.context.edge.protection.has_rules() {
-            match planned(self.context, message).await? {
+        let mut may_remember = self.may_remember;
+        if has_rules {
+            match planned(self.context, &request).await {
                 Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
                 Err((cluster, reason)) => return self.refuse(cluster, reason).await,
             }
@@ -49,7 +55,6 @@ impl Session<'_> {
             let request = Request { cluster: 0, framed: message.framed(), creates: false };
             return self.send(request).await;
         };
-        let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
         // With fields that this build does not know it is for etcd to serve.
         may_remember &= request.encoded_len() == message.payload().len();
         match request.request_union {
@@ -155,45 +160,37 @@ impl Session<'_> {
     }
 }
 
-/// What etcd says to a client that may not watch what it asks for.
-const PERMISSION_DENIED: &str =
-    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
-
-/// The cluster of a watcher that the client may not create.
-fn forbidden(context: &Context, message: &Message) -> Result<Option<usize>, End> {
-    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
-    let hidden = hidden(&request, message);
-    let keys = match request.request_union {
-        Some(RequestUnion::CreateRequest(create)) => {
-            Some(KeyRange::for_watch(create.key, create.range_end))
-        }
-        _ => None,
-    };
-    let need = keys.clone().map(|keys| Need::with(Verb::Watch, keys));
-    if context.may(need.into_iter().chain(hidden)) {
-        return Ok(None);
-    }
-    let placed = keys.and_then(|keys| context.topology.owners(&keys).ok());
-    Ok(Some(placed.map_or(0, |placed| placed.index)))
-}
-
 /// What the rules say of a watcher that is to be created; why they do not let it be, and the cluster
 /// that it would be at. Nobody waits for a turn here: the other watchers of the stream would wait,
 /// too.
-async fn planned(
-    context: &Context,
-    message: &Message,
-) -> Result<Result<Plan, (usize, String)>, End> {
-    let request: WatchRequest = context.decoded(message).map_err(|error| ended(&error))?;
-    let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
-        return Ok(Ok(Plan::default()));
-    };
-    let keys = KeyRange::for_watch(create.key, create.range_end);
+async fn planned(context: &Context, request: &WatchRequest) -> Result<Plan, (usize, String)> {
+    let Some(keys) = created_keys(request) else { return Ok(Plan::default()) };
     let topology = &context.topology;
     let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
     let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
-    Ok(planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string())))
+    planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string()))
+}
+
+/// The cluster of a watcher that the client may not create.
+fn forbidden(context: &Context, request: &WatchRequest, message: &Message) -> Option<usize> {
+    let keys = created_keys(request);
+    let need = keys.clone().map(|keys| Need::with(Verb::Watch, keys));
+    if context.may(need.into_iter().chain(hidden(request, message))) {
+        return None;
+    }
+    let placed = keys.and_then(|keys| context.topology.owners(&keys).ok());
+    Some(placed.map_or(0, |placed| placed.index))
+}
+
+/// What a watcher that is to be created is about.
+fn created_keys(request: &WatchRequest) -> Option<KeyRange> {
+    match &request.request_union {
+        Some(RequestUnion::CreateRequest(create)) => {
+            Some(KeyRange::for_watch(create.key.clone(), create.range_end.clone()))
+        }
+        _ => None,
+    }
 }
 
 /// The create request with `id` as its watch id. The last of two fields counts, and what this build
