@@ -78,14 +78,9 @@ demo: setup build ## Watch the proxy split Kubernetes keys over two etcd cluster
 
 seawall_bench := cargo run --release --locked --package seawall-bench --
 
-bench: setup build ## Measure what a hop in front of etcd costs and protects (an hour); ARGS are for seawall-bench
+bench: setup build ## Reproduce what brings etcd down, with and without Seawall (an hour); ARGS are for seawall-bench
 	@scripts/haproxy || echo "measuring without HAProxy"
-ifdef ARGS
-	$(seawall_bench) $(ARGS)
-else
-	$(seawall_bench) passthrough
-	$(seawall_bench) storm
-endif
+	$(seawall_bench) $(or $(ARGS),run --json $(target)/bench.json --html $(target)/bench.html)
 
 clean: ## Remove everything that was built or obtained
 	cargo clean
