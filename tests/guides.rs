@@ -35,7 +35,7 @@ fn tests() -> BTreeSet<String> {
         for line in text.lines().map(str::trim) {
             let rust = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "));
             let go = line.strip_prefix("func ").filter(|name| name.starts_with("Test"));
-            if let Some(name) = go.or(rust.filter(|_| is_test)) {
+            if let Some(name) = go.or_else(|| rust.filter(|_| is_test)) {
                 names.extend(name.split('(').next().map(str::to_owned));
             }
             is_test = line.starts_with("#[test]") || line.starts_with("#[tokio::test");

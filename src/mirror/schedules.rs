@@ -95,7 +95,7 @@ impl World {
         let objects: Vec<_> = ours(&model, 1).map(object).collect();
         let writer = Writer::load(objects, 1, Tier::Value, limits);
         let (mirror, _) = mirror();
-        let at = Position { revision: 1, live: true, cluster_id: CLUSTER };
+        let at = Position { revision: 1, live: true, opening: false, cluster_id: CLUSTER };
         mirror.set_position(at);
         let everything = WatchCreateRequest {
             key: b"/k/".to_vec().into(),
@@ -179,7 +179,7 @@ impl World {
         self.said =
             if self.mistake == Mistake::SayBeforeApply { self.stored } else { self.applied };
         let (revision, cluster_id) = (self.said, CLUSTER);
-        self.mirror.set_position(Position { revision, live: true, cluster_id });
+        self.mirror.set_position(Position { revision, live: true, opening: false, cluster_id });
     }
 
     /// As `pipeline::mirrored` does.

@@ -51,6 +51,7 @@ impl Log {
         });
         let registry = tracing_subscriber::registry()
             .with(layer.with_filter(filter))
+            // Unfiltered it would have every line of every level put together.
             .with(Recent.with_filter(LevelFilter::INFO));
         // A second subscriber in one process is a test's second Seawall, which shares the first's.
         let _ = match audited {
