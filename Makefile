@@ -4,7 +4,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
+.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
+  robustness-proof soak fuzz test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -61,6 +62,18 @@ test-versions: setup build ## Conformance with every etcd version that can be ha
 	  echo "conformance with etcd $$line"; \
 	  SEAWALL_ETCD=$$line cargo test --locked --test conformance --test mirror_store; \
 	done
+
+robustness: setup build ## Random faults and whether clients are told the truth; SEED=1 DURATION=300 VERSION=3.6 MEMBERS=3 if you like
+	cargo test --locked --test robustness long -- --ignored --nocapture
+
+robustness-proof: setup ## See that a Seawall built to break its promises is found out each time
+	env -u SEAWALL_BIN cargo test --locked --features sabotage --test robustness proof:: -- --nocapture
+
+soak: setup build ## Clients come and go, and nothing is left of them; DURATION=1800
+	cargo test --locked --test abuse soak::long -- --ignored --nocapture
+
+fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config DURATION=60
+	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
 
 test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm

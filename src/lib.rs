@@ -3,8 +3,9 @@
 //! Modules in the order in which a call meets them: [`listener`] takes the connection, [`rpc`] the
 //! call; [`pipeline`] admits it ([`admission`]), places it ([`routing`]), answers it from memory
 //! ([`mirror`]), shares it ([`coalesce`]) or cuts it up ([`paging`]), forwards it ([`upstream`]) and
-//! puts it down to its client ([`attribution`]), all of it as far as [`access`] lets. Beside the way: [`admin`], [`drain`] and [`handover`]. Below
-//! everything: [`etcd`]'s vocabulary, [`grpc`] and [`tls`] on the wire, [`telemetry`]. Above it: the
+//! puts it down to its client ([`attribution`]), all of it as far as [`access`] lets. Beside the way:
+//! [`admin`], [`drain`] and [`handover`]. Below everything: [`etcd`]'s vocabulary, [`grpc`] and [`tls`] on
+//! the wire, [`telemetry`], and what tests break on purpose ([`sabotage`]). Above it: the
 //! command line ([`cli`]), [`config`] and [`app`], which puts the parts together. Modules use only
 //! those that come after them; a test sees to that.
 
@@ -38,4 +39,5 @@ pub mod worker;
 
 pub mod etcd;
 pub mod grpc;
+pub mod sabotage;
 pub mod tls;

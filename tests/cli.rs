@@ -527,3 +527,25 @@ fn every_command_explains_itself() {
     }
     assert!(run("--help").stdout.contains("Exit codes:"));
 }
+
+#[test]
+fn check_looks_at_the_admin_token() {
+    let args = |address: &str, token: &Path| {
+        format!(
+            "check --upstream http://a:1 --admin {address} --admin-token-file {}",
+            token.display()
+        )
+    };
+    let token = file("check.token", "correct-horse-battery-staple\n");
+    let heard = run(&args("0.0.0.0:1", &token));
+    let warning =
+        "warning: --admin-token-file: admin.token_file: the token crosses the network as it is";
+    assert!(heard.code == Some(0) && heard.stderr.starts_with(warning), "{}", heard.stderr);
+    assert!(heard.stdout.contains("check.token"), "{}", heard.stdout);
+    assert!(!heard.stdout.contains("horse"), "{}", heard.stdout);
+    let local = run(&args("127.0.0.1:1", &token));
+    assert_eq!((local.code, &*local.stderr), (Some(0), ""));
+    let short = run(&args("127.0.0.1:1", &file("short.token", "secret")));
+    assert_eq!(short.code, Some(2));
+    assert!(short.stderr.contains("expected a token of at least 16"), "{}", short.stderr);
+}

@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["paging"],
     &["admission", "coalesce", "routing", "upstream"],
     &["drain", "handover", "telemetry", "worker"],
-    &["etcd", "grpc", "tls"],
+    &["etcd", "grpc", "sabotage", "tls"],
 ];
 
 fn layer(module: &str) -> Option<usize> {

@@ -155,7 +155,7 @@ async fn a_pipe_gets_all_tables_as_text() -> Result<()> {
         "Prefixes\n",
         "Clients\n",
         "Shapes\n",
-        "Largest objects\n",
+        "Objects\n",
         &cluster.member(0).endpoint(),
     ] {
         ensure!(text.contains(expected), "no {expected:?} in\n{text}");
@@ -188,6 +188,8 @@ async fn traffic_is_attributed_to_its_prefix_and_client() -> Result<()> {
             ("Clients", "127.0.0.1 "),
             ("Shapes", "put "),
             ("Shapes", "list "),
+            ("Requests", "write "),
+            ("Events", "member is healthy"),
         ] {
             let table = table(&text, title)?;
             ensure!(table.contains(expected), "no {expected:?} in {title} of\n{text}");
@@ -239,7 +241,7 @@ async fn a_terminal_is_drawn_on_and_restored() -> Result<()> {
     ensure!(!tcgetattr(&top.side)?.local_flags.contains(LocalFlags::ECHO), "keys are echoed");
     top.press("?")?;
     top.shows("Any key closes this.").await?;
-    top.press(" \x1b[Z")?;
+    top.press(" \x1b[Z\x1b[Z")?;
     top.shows("┌Clusters─").await?;
     top.shows("healthy").await?;
     top.press("w")?;
@@ -335,7 +337,7 @@ async fn a_protection_is_switched_with_the_token() -> Result<()> {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let mut without = InTerminal::start(&url, &args)?;
     without.shows("protections enforce").await?;
-    without.press("\x1b[Z\x1b[Z")?;
+    without.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
     without.shows("┌Protections─").await?;
     without.press("\r")?;
     without.shows("all:  o off  b observe").await?;
@@ -347,7 +349,7 @@ async fn a_protection_is_switched_with_the_token() -> Result<()> {
     let token = guarded.token.display().to_string();
     let mut with = InTerminal::start(&url, &[&args[..], &["--token-file", &token]].concat())?;
     with.shows("protections enforce").await?;
-    with.press("\x1b[Z\x1b[Z")?;
+    with.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
     with.shows("┌Protections─").await?;
     with.press("\r")?;
     with.shows("all:  o off  b observe").await?;

@@ -1,7 +1,7 @@
 //! The live page: one document, which asks nothing of any other host.
 
 use axum::{
-    http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS},
+    http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS},
     response::{Html, IntoResponse},
 };
 
@@ -13,6 +13,8 @@ const PAGE: &str = concat!(
     "</style>\n",
     include_str!("page/body.html"),
     "<script>\n",
+    include_str!("page/table.js"),
+    include_str!("page/switch.js"),
     include_str!("page/page.js"),
     "</script>\n",
 );
@@ -22,6 +24,11 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
                       connect-src 'self'; img-src data:; frame-ancestors 'none'";
 
 pub(super) async fn page() -> impl IntoResponse {
-    let headers = [(CONTENT_SECURITY_POLICY, POLICY), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let headers = [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // Another version brings another page.
+        (CACHE_CONTROL, "no-store"),
+    ];
     (headers, Html(PAGE))
 }

@@ -1,7 +1,7 @@
 //! What protects etcd, as JSON, and the switches by which an operator overrules it.
 
 use super::{View, access::MaySwitch};
-use crate::admission::{Gate, Mode, Protection, Standing};
+use crate::admission::{Gate, Mode, Protection, QueueStanding, Standing};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -33,17 +33,7 @@ struct Cluster {
     name: String,
     /// Of etcd's quota; 0 while it is not known.
     space_percent: u32,
-    queues: Vec<Queue>,
-}
-
-#[derive(Debug, Serialize)]
-struct Queue {
-    queue: &'static str,
-    /// Calls at etcd.
-    running: u32,
-    waiting: usize,
-    /// Calls that are let to etcd at once.
-    limit: u32,
+    queues: [QueueStanding; 3],
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,16 +55,10 @@ pub(super) fn overview(view: &View) -> Overview {
 }
 
 fn cluster(gate: &Gate) -> Cluster {
-    let queues = gate.queues().map(|(queue, running, waiting, limit)| Queue {
-        queue,
-        running,
-        waiting,
-        limit,
-    });
     Cluster {
         name: gate.cluster.to_string(),
         space_percent: gate.space_percent(),
-        queues: queues.into(),
+        queues: gate.queues(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     drain::Signals,
     pipeline,
     rpc::Edge,
+    telemetry,
     tls::{self, Acceptor, Protocols},
     upstream::Cluster,
 };
@@ -149,6 +150,11 @@ fn router(view: Arc<View>) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }))
         .route("/top", get(top))
+        .route(
+            "/calls",
+            get(|State(view): State<Arc<View>>| async move { Json(view.calls.totals()) }),
+        )
+        .route("/events", get(|| async { Json(telemetry::recent()) }))
         .route(
             "/protection",
             get(|State(view): State<Arc<View>>| async move { Json(protection::overview(&view)) }),

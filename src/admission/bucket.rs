@@ -73,6 +73,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use seawall_testkit::every_choice;
     use tokio::time::advance;
 
     const WAIT: Duration = Duration::from_secs(3);
@@ -125,5 +126,38 @@ mod tests {
             assert_eq!(bucket.take(1.0, WAIT), Ok(Duration::ZERO));
         }
         assert_eq!(bucket.take(1.0, WAIT), Ok(millis(100)));
+    }
+
+    /// Calls take what they are thought to cost and settle for what they did, in every order.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_settled_does_not_depend_on_the_order() {
+        /// Thought to cost, and did.
+        const CALLS: [(f64, f64); 4] = [(4.0, 1.0), (1.0, 9.0), (3.0, 3.0), (0.0, 5.0)];
+        let used: f64 = CALLS.iter().map(|(_, cost)| cost).sum();
+        // What is above the burst's worth, and one unit to come.
+        let wait = Duration::from_secs_f64((used - 9.0) / 10.0);
+        let orders = every_choice(|choices| {
+            let bucket = ten_a_second();
+            let (mut taken, mut settled) = ([false; 4], [false; 4]);
+            while settled.contains(&false) {
+                let next = |index: &usize| !settled[*index];
+                let open: Vec<usize> = (0..CALLS.len()).filter(next).collect();
+                let index = open[choices.pick(open.len())];
+                let (thought, cost) = CALLS[index];
+                if taken[index] {
+                    bucket.settle(cost - thought);
+                    settled[index] = true;
+                } else {
+                    let taking = bucket.take(thought, WAIT);
+                    taking.map_err(|wait| format!("it is to wait for {wait:?}"))?;
+                    taken[index] = true;
+                }
+            }
+            match bucket.take(1.0, WAIT) {
+                Ok(found) if found == wait => Ok(()),
+                found => Err(format!("{found:?}, not {wait:?}")),
+            }
+        });
+        assert_eq!(orders, Ok(2520));
     }
 }

@@ -11,7 +11,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -42,6 +42,24 @@ struct Entry {
     queue: Arc<Queue>,
     metrics: QueueMetrics,
     counters: Counters,
+    /// Calls that have waited or passed at once, and what they waited in all, in microseconds: a
+    /// histogram does not tell.
+    calls: AtomicU64,
+    waited: AtomicU64,
+}
+
+/// What an operator sees of one queue.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct QueueStanding {
+    pub queue: &'static str,
+    /// Calls at etcd.
+    pub running: u32,
+    pub waiting: usize,
+    /// Calls that are let to etcd at once.
+    pub limit: u32,
+    /// Calls since the start, and what they waited for their turn in all.
+    pub calls: u64,
+    pub waited_seconds: f64,
 }
 
 /// One of the queues that each cluster has.
@@ -90,6 +108,8 @@ impl Gate {
             queue: Arc::new(Queue::new(queues.of(line).clone())),
             metrics: metrics.queue(cluster, queue),
             counters: metrics.protection(line.as_str()),
+            calls: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         };
         Self {
             cluster: Arc::clone(cluster),
@@ -216,12 +236,8 @@ impl Gate {
         }
     }
 
-    /// Each queue: its name, calls at etcd, calls that wait, and how many pass at once.
-    pub fn queues(&self) -> [(&'static str, u32, usize, u32); 3] {
-        [&self.reads, &self.writes, &self.lists].map(|entry| {
-            let (running, waiting, limit) = entry.queue.figures();
-            (entry.name, running, waiting, limit)
-        })
+    pub fn queues(&self) -> [QueueStanding; 3] {
+        [&self.reads, &self.writes, &self.lists].map(Entry::standing)
     }
 }
 
@@ -229,7 +245,21 @@ impl Entry {
     async fn enter(&self, mode: Mode, ticket: Ticket) -> Result<Slot, Denied> {
         let (passed, waited) = pass(&self.queue, self.name, &self.counters, mode, ticket).await;
         self.metrics.waited.observe(waited.as_secs_f64());
+        self.calls.fetch_add(1, Relaxed);
+        self.waited.fetch_add(waited.as_micros() as u64, Relaxed);
         passed
+    }
+
+    fn standing(&self) -> QueueStanding {
+        let (running, waiting, limit) = self.queue.figures();
+        QueueStanding {
+            queue: self.name,
+            running,
+            waiting,
+            limit,
+            calls: self.calls.load(Relaxed),
+            waited_seconds: self.waited.load(Relaxed) as f64 / 1e6,
+        }
     }
 }
 

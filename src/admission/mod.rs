@@ -28,7 +28,7 @@ pub use config::{
 };
 pub use cost::{Cost, Costs, assumed};
 pub use explain::{Explanation, Matched};
-pub use gate::{Denied, Gate, Line};
+pub use gate::{Denied, Gate, Line, QueueStanding};
 pub use limiter::{Limiter, Sample};
 pub use memory::{Held, Memory};
 pub use protection::{Permit, Protection};

@@ -228,7 +228,7 @@ mod tests {
         let text = String::from_utf8(file).expect("JSON is text");
         let read = read_trace(Path::new("trace"), &text).expect("it was written so");
         assert_eq!(read.iter().map(|line| line.at_us).collect::<Vec<_>>(), [10, 20, 30]);
-        let wrong = read_trace(Path::new("trace"), "{}\n[]").expect_err("an array is no line");
+        let wrong = read_trace(Path::new("trace"), "{}\nnone").expect_err("a word is no line");
         assert!(wrong.starts_with("trace:2: "), "{wrong}");
     }
 }

@@ -9,6 +9,8 @@ mod flights;
 #[cfg(test)]
 mod interleavings;
 mod pinned;
+#[cfg(test)]
+mod simulation;
 
 pub use book::Book;
 pub use flights::{Flights, Fly, Joined, Key, Lead, Outcome, Seal, TooMany, Waiter};

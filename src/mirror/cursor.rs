@@ -87,10 +87,12 @@ impl Watcher {
         self.next_revision <= revision
     }
 
-    /// Whether the client may be told that it has seen everything up to `revision`: it has, and it
-    /// does not wait for a later one to begin with.
-    pub fn has_reached(&self, revision: i64) -> bool {
-        !self.is_behind(revision) && self.start_revision <= revision
+    /// How far the client may be told that it is, where the cluster is known to be at `revision`; no
+    /// less far than the events it has got, which may be later ones. `None` while it has not seen
+    /// everything up to there, or waits for a later one to begin with.
+    pub fn reached(&self, revision: i64) -> Option<i64> {
+        let reached = !self.is_behind(revision) && self.start_revision <= revision;
+        reached.then_some(self.next_revision - 1)
     }
 
     /// The next events, of about `max` bytes or of one revision. `revision` is one that the history

@@ -19,6 +19,8 @@ mod model;
 mod object;
 mod range;
 mod reader;
+#[cfg(test)]
+mod schedules;
 mod snapshot;
 mod store;
 mod tree;

@@ -352,7 +352,7 @@ pub(super) fn below(name: &Bytes) -> KeyRange {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::mirror::{Families, Limits};
     use futures_util::FutureExt;
@@ -361,7 +361,7 @@ mod tests {
 
     const WAIT_MAX: Duration = Duration::from_millis(500);
 
-    fn mirror() -> (Arc<Mirror>, mpsc::Receiver<Order>) {
+    pub(in crate::mirror) fn mirror() -> (Arc<Mirror>, mpsc::Receiver<Order>) {
         let config = Config {
             memory_bytes: 1 << 20,
             history: Limits { events: 100, bytes: 1 << 20 },

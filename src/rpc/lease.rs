@@ -13,6 +13,7 @@ use crate::{
     },
     grpc::{self, Incoming, Message, Outgoing},
     pipeline::{self, Manner, Placed, Responder},
+    sabotage::Sabotage,
     upstream::{self, Cluster, Outbound},
 };
 use bytes::Bytes;
@@ -20,9 +21,8 @@ use futures_util::future::join_all;
 use std::{future::pending, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 /// What a cluster other than the default one may cost a call that is not about its keys alone.
@@ -204,10 +204,11 @@ async fn renew(mut incoming: Incoming, mut up: Outgoing, max: usize, copies: Vec
     pending().await
 }
 
-/// Keeps the copies of leases at one other cluster alive; ends with this value.
+/// Keeps the copies of leases at one other cluster alive. When this goes, what was passed on already
+/// is still seen to, which takes a moment: clients that renew a lease once leave with the answer of
+/// the default cluster.
 struct Copies {
     queue: mpsc::Sender<Message>,
-    _task: AbortOnDropHandle<()>,
 }
 
 /// Keep-alives that wait for a cluster. When it does not take them they are dropped: the client
@@ -219,11 +220,15 @@ impl Copies {
         let (queue, queued) = mpsc::channel(KEEP_ALIVES_QUEUED);
         let manner = Manner::of(Method::LeaseKeepAlive, Class::Critical);
         let outbound = pipeline::outbound(&placed, &context.call, manner, None);
-        let task = tokio::spawn(keep_copies(Arc::clone(placed.cluster), outbound, queued));
-        Self { queue, _task: AbortOnDropHandle::new(task) }
+        // It ends when the queue does.
+        tokio::spawn(keep_copies(Arc::clone(placed.cluster), outbound, queued));
+        Self { queue }
     }
 
     fn renew(&self, message: &Message) {
+        if Sabotage::ForgetLease.is_on() {
+            return;
+        }
         if self.queue.try_send(message.clone()).is_err() {
             tracing::debug!(
                 "keep-alive for a lease's copy dropped: its cluster does not take them"
@@ -232,7 +237,8 @@ impl Copies {
     }
 }
 
-/// Opens a stream when there is something to send, and another one after it broke.
+/// Opens a stream when there is something to send, and another one after it broke; not any more when
+/// the client has left, so that this takes no longer than one attempt.
 async fn keep_copies(
     cluster: Arc<Cluster>,
     outbound: Outbound,
@@ -245,6 +251,9 @@ async fn keep_copies(
                 let cluster = &*cluster.name;
                 tracing::warn!(cluster, %error, "copies of leases cannot be kept alive");
             }
+        }
+        if queued.is_closed() {
+            return;
         }
     }
 }
@@ -263,6 +272,10 @@ async fn keep_on(
                 return;
             }
             next = queued.recv().await;
+        }
+        // etcd ends the stream when it has answered.
+        if up.close().is_ok() {
+            sleep(SECONDARY_WAIT).await;
         }
     };
     let answers = async {

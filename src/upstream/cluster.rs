@@ -13,6 +13,7 @@ use crate::{
         method::Effect,
         proto::etcdserverpb::{ResponseHeader, StatusResponse},
     },
+    sabotage::Sabotage,
     tls,
 };
 use parking_lot::{Mutex, RwLock};
@@ -121,6 +122,7 @@ impl Cluster {
     ///
     /// See [`Error`]; statuses that etcd gave are answers.
     pub async fn call(&self, outbound: &Outbound, effect: Effect) -> Result<Answer, Error> {
+        let effect = if Sabotage::RepeatWrite.is_on() { Effect::Read } else { effect };
         self.budget.deposit();
         let mut tried = Tried::default();
         let mut repeated = false;

@@ -98,6 +98,7 @@ async fn http2<T: Stream + 'static>(
             .initial_connection_window_size(config.connection_window)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_concurrent_reset_streams(RESET_STREAMS)
+            .data_frame_budget(config.connection_window as usize * FRAMES_PER_WINDOW)
             .handshake(corked)
     );
     let shaken = poll_fn(|cx| {
@@ -186,6 +187,12 @@ impl Flush {
 
 /// Bytes of one request that wait for the window; requests are small.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// h2 ends a connection on which too much waits that is small: each frame is charged for what it is
+/// short of 256 bytes. etcd is no attacker, its windows bound what waits, and its smallest answers are
+/// above 16 bytes; so that it is the windows that hold a slow client back, and not the end of a
+/// connection that it shares with others.
+const FRAMES_PER_WINDOW: usize = 256 / 16;
 
 /// Streams reset by us whose late frames are still expected: clients give up many calls at once.
 const RESET_STREAMS: usize = 1024;

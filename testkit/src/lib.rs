@@ -6,11 +6,13 @@
 //! - [`FaultProxy`]: a TCP connection that misbehaves on command.
 //! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
 //! - [`Process`]: any other program, such as a peer that Seawall is compared with.
+//! - [`every_choice`], [`each_seed`]: orders in which things can happen, for tests of small hard parts.
 //! - [`mod@eventually`]: waits for a condition, so that no test sleeps.
 //!
 //! Every process started here ends with its owner, also when the test process is killed.
 
 mod binaries;
+mod choices;
 mod cluster;
 mod etcdctl;
 mod eventually;
@@ -24,6 +26,7 @@ mod scratch;
 mod seawall;
 
 pub use binaries::Binaries;
+pub use choices::{Choices, each_seed, every_choice};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use etcdctl::{Etcdctl, Output, etcdctl};
 pub use eventually::eventually;

@@ -136,6 +136,15 @@ impl SeawallProcess {
         self.process.signal(Signal::SIGKILL)
     }
 
+    /// Freezes it (SIGSTOP): its connections stay open and nothing answers.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)
+    }
+
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::SIGCONT)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -150,6 +159,11 @@ impl SeawallProcess {
     /// All lines it has logged so far.
     pub fn log(&self) -> Vec<LogLine> {
         self.log.lines()
+    }
+
+    /// The same as text, a line each.
+    pub fn log_text(&self) -> String {
+        self.log.text()
     }
 
     /// Waits for a line, which may have come already, and returns it.

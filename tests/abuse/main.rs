@@ -3,6 +3,8 @@
 mod calls;
 mod connections;
 mod crowds;
+mod floods;
+mod frames;
 // Each of the test programs that share it uses a part.
 #[allow(dead_code)]
 #[path = "../failover/operator.rs"]
@@ -10,6 +12,7 @@ mod operator;
 // Each of the test programs that share it uses a part.
 #[allow(dead_code)]
 mod raw;
+mod soak;
 
 use anyhow::{Context, Result, ensure};
 use etcd_client::Client;
@@ -36,9 +39,13 @@ impl Victim {
 
     /// `protection` is the YAML of that key, on one line.
     async fn with(protection: &str) -> Result<Self> {
+        Self::configured(&format!("protection: {{{protection}}}")).await
+    }
+
+    async fn configured(text: &str) -> Result<Self> {
         let cluster = Cluster::single().await?;
         let config = cluster.dir().join("seawall.yaml");
-        fs::write(&config, format!("protection: {{{protection}}}"))?;
+        fs::write(&config, text)?;
         let binary = env::var_os("SEAWALL_BIN")
             .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
         let seawall = SeawallProcess::builder()

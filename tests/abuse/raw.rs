@@ -35,7 +35,11 @@ pub(crate) struct Answer {
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        let (requests, connection) = timeout(TIMEOUT, client::handshake(stream)).await??;
+        let (requests, connection) = {
+            // Of what it does not read, small frames too may wait here.
+            let handshake = client::Builder::new().data_frame_budget(1 << 30).handshake(stream);
+            timeout(TIMEOUT, handshake).await??
+        };
         Ok(Self { requests, driver: tokio::spawn(connection) })
     }
 

@@ -166,7 +166,7 @@ async fn the_page_shows_load_and_trouble_and_switches() -> Result<()> {
     shows(&mut browser, "#verdict", "rules.office refuses").await?;
     shows(&mut browser, "#events", "calls are refused").await?;
     numbers_move(&mut browser).await?;
-    fits_every_screen(&mut browser, 12, &pictures()?).await?;
+    fits_every_screen(&mut browser, 8, &pictures()?).await?;
     keys_reach_a_switch(&mut browser).await?;
 
     choose(&mut browser, "rules.slow-lists", "off").await?;

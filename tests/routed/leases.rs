@@ -1,9 +1,9 @@
 //! Leases that the default cluster grants and keys of both clusters hold.
 
-use crate::{DEADLINE, Routed, keys, refusal, seawall};
+use crate::{DEADLINE, Routed, binary, connect, direct, keys, refusal, seawall};
 use anyhow::{Context, Result, ensure};
 use etcd_client::{Client, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, Txn, TxnOp};
-use seawall_testkit::eventually;
+use seawall_testkit::{Cluster, Fault, FaultProxy, SeawallProcess, eventually};
 use tonic::Code;
 
 const POD: &str = "/registry/pods/a";
@@ -82,6 +82,46 @@ async fn a_lease_that_nobody_granted_is_refused_as_by_etcd() -> Result<()> {
     assert_eq!((status.code(), status.message()), (expected.code(), expected.message()));
     ensure!(keys(&mut client).await?.is_empty(), "a refused write was carried out");
     Ok(())
+}
+
+/// A client that renews a lease once leaves with the answer. It came from the default cluster, and the
+/// copy at a slower one was not renewed: the lease lived on, and its keys there went.
+#[tokio::test]
+async fn a_lease_that_is_renewed_once_is_renewed_where_its_keys_live() -> Result<()> {
+    let (main, events) = tokio::try_join!(Cluster::single(), Cluster::single())?;
+    let link = FaultProxy::start(events.member(0).address()).await?;
+    let route = format!("/registry/events=http://{}", link.address());
+    let upstream = main.endpoints().join(",");
+    let seawall = SeawallProcess::builder()
+        .binary(binary())
+        .args(["--upstream", &upstream, "--route", &route])
+        .start()
+        .await?;
+    let mut client = connect(&seawall.endpoint()?).await?;
+    let mut there = direct(&events).await?;
+    let id = client.lease_grant(TTL, None).await?.id();
+    client.put(EVENT, "v", leased(id)).await?;
+    let older = eventually(DEADLINE, "the lease to grow older", async || {
+        let left = there.lease_time_to_live(id, None).await?.ttl();
+        ensure!(left < TTL - 1, "{left} s are left");
+        Ok(left)
+    })
+    .await?;
+    // A connection has to be made again, and that takes longer than the default cluster does.
+    link.set(Fault::Refuse);
+    link.cut();
+    let (mut keeper, mut answers) = client.lease_keep_alive(id).await?;
+    keeper.keep_alive().await?;
+    let renewed = answers.message().await?.context("no answer")?;
+    assert_eq!(renewed.ttl(), TTL);
+    drop((keeper, answers, client));
+    link.heal();
+    eventually(DEADLINE, "the copy to be renewed", async || {
+        let left = there.lease_time_to_live(id, None).await?.ttl();
+        ensure!(left > older, "{left} s are left");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -47,12 +47,14 @@ impl Routed {
 }
 
 async fn seawall(main: &Cluster, events: &Cluster) -> Result<SeawallProcess> {
-    let binary = env::var_os("SEAWALL_BIN")
-        .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
     let route = format!("/registry/events={}", events.endpoints().join(","));
     let upstream = main.endpoints().join(",");
-    let builder = SeawallProcess::builder().binary(binary);
+    let builder = SeawallProcess::builder().binary(binary());
     builder.args(["--upstream", &upstream, "--route", &route]).start().await
+}
+
+fn binary() -> PathBuf {
+    env::var_os("SEAWALL_BIN").map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from)
 }
 
 async fn direct(cluster: &Cluster) -> Result<Client> {

@@ -59,6 +59,14 @@ pub(super) struct Run {
     quick: bool,
 }
 
+struct Measured {
+    subjects: Vec<Subject>,
+    /// What they say they are.
+    versions: Vec<String>,
+    /// What is not measured, and why.
+    notes: Vec<String>,
+}
+
 const DEFAULT: [Target; 5] =
     [Target::Direct, Target::GrpcProxy, Target::HaproxyH2, Target::Seawall, Target::SeawallMirror];
 const QUICK: [Target; 3] = [Target::Direct, Target::Seawall, Target::SeawallMirror];
@@ -66,8 +74,13 @@ const QUICK: [Target; 3] = [Target::Direct, Target::Seawall, Target::SeawallMirr
 impl Run {
     /// Measures until the end or a signal, and writes what there is by then.
     pub(super) async fn run(self) -> Result<ExitCode> {
-        let programs = self.programs.programs()?;
-        let (subjects, versions, notes) = self.subjects(&programs)?;
+        // Whoever measures what runs already needs no etcd here.
+        let starts = self.endpoints.is_empty();
+        let programs = starts.then(|| self.programs.programs()).transpose()?;
+        let Measured { subjects, versions, notes } = match &programs {
+            Some(programs) => self.started(programs)?,
+            None => self.running()?,
+        };
         let plan = Plan {
             scenarios: self.chosen()?,
             rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 3 }),
@@ -100,19 +113,22 @@ impl Run {
         Ok(if results.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// What is measured, of which versions it is, and what is not and why.
-    fn subjects(&self, programs: &Programs) -> Result<(Vec<Subject>, Vec<String>, Vec<String>)> {
-        if !self.endpoints.is_empty() {
-            let certificates = self.endpoint_flags.certificates();
-            let endpoint =
-                |text: &String| Endpoint::parse(text, &certificates).map(Subject::Endpoint);
-            let subjects = self.endpoints.iter().map(endpoint).collect::<Result<Vec<_>>>()?;
-            return Ok((subjects, self.endpoints.clone(), Vec::new()));
-        }
+    fn running(&self) -> Result<Measured> {
+        let certificates = self.endpoint_flags.certificates();
+        let endpoint = |text: &String| Endpoint::parse(text, &certificates).map(Subject::Endpoint);
+        let subjects = self.endpoints.iter().map(endpoint).collect::<Result<Vec<_>>>()?;
+        Ok(Measured { subjects, versions: self.endpoints.clone(), notes: Vec::new() })
+    }
+
+    fn started(&self, programs: &Programs) -> Result<Measured> {
         let default: &[Target] = if self.quick { &QUICK } else { &DEFAULT };
-        let (targets, left_out) = self.programs.targets(programs, default)?;
+        let (targets, notes) = self.programs.targets(programs, default)?;
         let versions = programs.versions(&targets)?;
-        Ok((targets.into_iter().map(Subject::Started).collect(), versions, left_out))
+        Ok(Measured {
+            subjects: targets.into_iter().map(Subject::Started).collect(),
+            versions,
+            notes,
+        })
     }
 
     fn chosen(&self) -> Result<Vec<Scenario>> {

@@ -27,7 +27,8 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) programs: Programs,
+    /// None where nothing is started.
+    pub(crate) programs: Option<Programs>,
     /// The first is what the others are compared with.
     pub(crate) subjects: Vec<Subject>,
     pub(crate) scenarios: Vec<Scenario>,

@@ -34,7 +34,7 @@ pub(super) async fn sample(
     stage.reset().await?;
     let read = read(scenario);
     let cluster = stage.cluster.as_ref();
-    let running = subject.start(&plan.programs, cluster, &stage.data, &read).await?;
+    let running = subject.start(plan.programs.as_ref(), cluster, &stage.data, &read).await?;
     let mut company = Company::gather(stage, scenario, &running).await?;
     let mut sample = Sample {
         scenario: scenario.name.clone(),

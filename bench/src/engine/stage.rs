@@ -66,8 +66,8 @@ fn dial(cluster: &Cluster) -> Dial {
 async fn start(plan: &Plan, scenario: &Scenario) -> Result<Cluster> {
     let args = ["--log-level=error", "--quota-backend-bytes=8589934592"];
     let members = plan.members.unwrap_or(scenario.etcd.members);
-    let builder =
-        Cluster::builder().binaries(&plan.programs.etcd).extra_args(args).members(members);
+    let programs = plan.programs.as_ref().context("no etcd was chosen")?;
+    let builder = Cluster::builder().binaries(&programs.etcd).extra_args(args).members(members);
     match plan.storage.unwrap_or(scenario.etcd.storage) {
         Storage::Memory => builder.start().await,
         Storage::Disk => builder.root("/var/tmp").start().await,

@@ -39,12 +39,12 @@ fn plan(scenario: Scenario) -> Result<Plan> {
     let etcd = Binaries::selected()?;
     let nothing = std::path::PathBuf::new();
     Ok(Plan {
-        programs: Programs {
+        programs: Some(Programs {
             etcd,
             haproxy: nothing.clone(),
             seawall: nothing,
             seawall_args: Vec::new(),
-        },
+        }),
         subjects: vec![Subject::Started(Target::Direct)],
         scenarios: vec![scenario],
         rounds: 2,
@@ -83,6 +83,11 @@ async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
         assert!(heard("watchers") > Some(0) && heard("slow") > Some(0), "{second:?}");
         // On a slow machine they are through with it only after the phase.
         assert!(heard("watchers relist").is_some(), "{second:?}");
+    }
+    let page = crate::report::page(&results);
+    assert!(page.contains("A little of everything") && page.contains("watches break"), "{page}");
+    for elsewhere in ["http:", "https:", "src=", "@import", "url("] {
+        assert!(!page.contains(elsewhere), "the page needs what {elsewhere} leads to");
     }
     // What came of it survives its own file.
     let json = serde_json::to_string(&results)?;

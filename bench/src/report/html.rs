@@ -16,7 +16,7 @@ use std::fmt::{self, Write};
 
 const STYLE: &str = include_str!("page.css");
 
-pub(super) fn page(results: &Results) -> String {
+pub(crate) fn page(results: &Results) -> String {
     let mut text = String::new();
     write_page(&mut text, results).expect("a string takes everything");
     text

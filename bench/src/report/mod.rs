@@ -12,6 +12,8 @@ mod table;
 pub(crate) use compare::{Comparison, compare};
 pub(crate) use environment::environment;
 pub(crate) use figures::number;
+#[cfg(test)]
+pub(crate) use html::page;
 
 use crate::{
     measure::Group,

@@ -36,14 +36,15 @@ impl Endpoint {
 impl Subject {
     pub(crate) async fn start(
         &self,
-        programs: &Programs,
+        programs: Option<&Programs>,
         etcd: Option<&Cluster>,
         data: &DataSet,
         read: &[Resource],
     ) -> Result<Running> {
         match self {
             Self::Started(target) => {
-                let etcd = etcd.context("an etcd is started for what is started in front of it")?;
+                let started = || format!("{target} is started in front of an etcd that is started");
+                let (programs, etcd) = programs.zip(etcd).with_context(started)?;
                 target.start(programs, etcd, data, read).await
             }
             Self::Endpoint(endpoint) => Ok(Running::elsewhere(endpoint.dial.clone())),

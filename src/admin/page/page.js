@@ -1,180 +1,3 @@
-"use strict";
-const $ = selector => document.querySelector(selector);
-const make = (tag, properties, ...children) => {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-};
-
-// ---- Numbers, short enough for a column.
-const scaled = (n, step, units) => {
-  let unit = 0;
-  while (n >= step - 0.5 && unit + 1 < units.length) { n /= step; unit++; }
-  return n.toFixed(unit === 0 || n >= 99.5 ? 0 : n >= 9.95 ? 1 : 2) + units[unit];
-};
-const count = n => n ? scaled(n, 1000, ["", "k", "M", "G", "T"]) : "–";
-const bytes = n => n ? scaled(n, 1024, [" B", " KiB", " MiB", " GiB", " TiB"]) : "–";
-const rate = n => n >= 99.5 ? count(n) : n >= 9.95 ? n.toFixed(0) : n >= 0.05 ? n.toFixed(1) : "–";
-const milliseconds = n => n ? (n < 10 ? n.toFixed(2) : n.toFixed(0)) + " ms" : "–";
-const percent = share => (share * 100).toFixed(share && share < 0.1 ? 1 : 0) + " %";
-const span = s => s < 60 ? s + " s" : s < 3600 ? Math.floor(s / 60) + " min" : s < 86400 ?
-  Math.floor(s / 3600) + " h " + Math.floor(s % 3600 / 60) + " min" : Math.floor(s / 86400) + " d " + Math.floor(s % 86400 / 3600) + " h";
-const several = (n, one, many) => n + " " + (n === 1 ? one : many);
-
-// ---- What changes: counters become rates, and what was seen of late a line.
-const HISTORY = 60;
-const histories = new Map(), counters = new Map();
-let now = 0, before = 0;
-const remember = (key, value) => {
-  let history = histories.get(key);
-  if (!history) histories.set(key, history = []);
-  history.push(value);
-  if (history.length > HISTORY) history.shift();
-  return history;
-};
-/** Of a counter a second; a counter that fell is that of another process. */
-const perSecond = (key, value) => {
-  const last = counters.get(key);
-  counters.set(key, value);
-  return last === undefined || value < last || now <= before ? 0 : (value - last) * 1000 / (now - before);
-};
-
-// ---- Tables, of which nothing is made anew that is there: a switch that is being used stays.
-const text = (value, className) => ({ value: String(value), className: className || "" });
-const number = (value, className) => text(value, "num " + (className || ""));
-const wide = cell => ({ ...cell, className: cell.className + " wide" });
-const bar = (share, value, className) => ({ ...text(value, className), share });
-const line = history => ({ ...text("", ""), history });
-
-const draw = (svg, history) => {
-  const most = Math.max(...history, 1e-9), step = 100 / (HISTORY - 1), from = 100 - (history.length - 1) * step;
-  const points = history.map((value, i) => (from + i * step).toFixed(1) + " " + (19 - 18 * value / most).toFixed(1)).join("L");
-  const [area, path] = svg.children;
-  path.setAttribute("d", "M" + points);
-  area.setAttribute("d", "M" + from.toFixed(1) + " 20L" + points + "L100 20Z");
-};
-const sparkline = () => {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 100 20");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-hidden", "true");
-  for (const name of ["area", ""]) {
-    const path = document.createElementNS(svg.namespaceURI, "path");
-    if (name) path.setAttribute("class", name);
-    svg.append(path);
-  }
-  return svg;
-};
-const fill = (td, cell) => {
-  if (td.className !== cell.className) td.className = cell.className;
-  if (cell.history) return draw(td.firstChild || td.appendChild(sparkline()), cell.history);
-  if (cell.switch) return cell.switch(td);
-  if (td.dataset.share !== String(cell.share) || td.dataset.value !== cell.value) {
-    Object.assign(td.dataset, { share: cell.share, value: cell.value });
-    const inside = make("i");
-    inside.style.width = Math.min(cell.share || 0, 1) * 100 + "%";
-    td.replaceChildren(...(cell.share === undefined ? [] : [make("span", { className: "bar", ariaHidden: "true" }, inside)]), cell.value);
-  }
-};
-/** `heads` begin with # where numbers stand below, and with - where a narrow screen leaves them out. */
-const table = (id, heads, rows, nothing) => {
-  const element = $("#" + id + " table");
-  if (!element.tHead) {
-    const cells = heads.map(head => make("th", { scope: "col", textContent: head.replace(/^[#-]+/, ""),
-      className: (head.includes("#") ? "num " : "") + (head.startsWith("-") ? "wide" : "") }));
-    element.append(make("thead", {}, make("tr", {}, ...cells)), make("tbody"));
-  }
-  const body = element.tBodies[0], known = new Map([...body.rows].map(row => [row.dataset.key, row])), taken = new Set();
-  if (!rows.length) rows = [{ key: "none", cells: [text(nothing, "muted")] }];
-  rows.forEach(({ key, first, cells }, at) => {
-    // What there is twice has one row of the name, and others by their place.
-    if (taken.has(key)) key += "\n" + at;
-    taken.add(key);
-    const row = known.get(key) || make("tr");
-    known.delete(key);
-    row.dataset.key = key;
-    row.className = first ? "first" : "";
-    cells.forEach((cell, i) => fill(row.cells[i] || row.insertCell(), cell));
-    if (body.rows[at] !== row) body.insertBefore(row, body.rows[at] || null);
-  });
-  known.forEach(row => row.remove());
-};
-
-// ---- Switches.
-const TOKEN = "seawall-admin-token";
-let asksToken = false;
-const post = async path => {
-  const token = sessionStorage.getItem(TOKEN);
-  const headers = { "x-seawall-switch": "yes", ...(asksToken && token ? { authorization: "Bearer " + token } : {}) };
-  const answer = await fetch(path, { method: "POST", headers });
-  if (!answer.ok) {
-    if (answer.status === 401) sessionStorage.removeItem(TOKEN);
-    throw new Error((await answer.text()).trim() || "answer " + answer.status);
-  }
-};
-const dialog = $("#switch"), tokenInput = dialog.querySelector("input");
-let wanted = null;
-const ask = request => {
-  wanted = request;
-  $("#switch-title").textContent = request.title;
-  $("#switch-text").textContent = request.text;
-  $("#switch-failed").hidden = true;
-  showToken();
-  dialog.showModal();
-};
-const showToken = () => {
-  const missing = asksToken && !sessionStorage.getItem(TOKEN);
-  $("#switch-token").hidden = !missing;
-  tokenInput.required = missing;
-  tokenInput.value = "";
-};
-dialog.querySelector("form").addEventListener("submit", async event => {
-  if (event.submitter?.value === "cancel") return;
-  event.preventDefault();
-  if (!$("#switch-token").hidden) sessionStorage.setItem(TOKEN, tokenInput.value.trim());
-  try {
-    await post(wanted.path);
-    dialog.close();
-  } catch (error) {
-    $("#switch-failed").textContent = "✗ Not switched: " + error.message;
-    $("#switch-failed").hidden = false;
-    showToken();
-  }
-});
-dialog.addEventListener("close", () => { wanted?.place.focus(); wanted = null; });
-
-/** A cell in which one of `modes` is chosen; `state` is what is in effect. */
-const switcher = (label, modes, state, byHand, request) => ({ ...text("", ""), switch: td => {
-  let select = td.firstChild;
-  if (!select) {
-    select = td.appendChild(make("select", { ariaLabel: label }, ...modes.map(mode => make("option", { value: mode, textContent: mode }))));
-    select.addEventListener("change", () => {
-      const mode = select.value;
-      select.value = select.dataset.state;
-      ask({ ...request(mode), place: select });
-    });
-  }
-  select.classList.toggle("by-hand", byHand);
-  // Only then, or it would change under the hand of whoever chooses just now.
-  if (select.dataset.state !== state) select.value = select.dataset.state = state;
-} });
-const MODES = ["off", "observe", "enforce", "configured"];
-const protectionSwitch = ({ protection, mode, switched }) =>
-  switcher("Mode of " + protection, MODES, mode, switched, wanted => ({
-    path: "/protection/" + encodeURIComponent(protection) + "?mode=" + wanted,
-    title: wanted === "configured" ? "Back to the configured mode of " + protection + "?" : "Switch " + protection + " to " + wanted + "?",
-    text: wanted === "configured" ? "It does again what the configuration says." :
-      "It takes effect for the next call and holds until it is switched back or Seawall is restarted.",
-  }));
-const collectionSwitch = (cluster, { collection, why }) => {
-  const off = why === "switched off by hand";
-  return switcher("Use of " + collection, ["on", "off"], off ? "off" : "on", off, wanted => ({
-    path: "/mirror/" + encodeURIComponent(cluster) + "?collection=" + encodeURIComponent(collection) + "&mode=" + wanted,
-    title: "Switch " + collection + " " + wanted + "?",
-    text: wanted === "off" ? "It is dropped from memory, and reads of it go to etcd." : "It is loaded again when it is read.",
-  }));
-};
-
 // ---- The parts of the page.
 const problems = [];
 const problem = (severity, words) => problems.push({ severity, words });
@@ -215,36 +38,34 @@ const showRequests = (calls, figures) => {
   const asked = calls.filter(({ calls, open }) => calls || open);
   const rows = asked.map((total, i) => {
     const first = !i || asked[i - 1].cluster !== total.cluster;
-    const key = total.cluster + " " + total.class, was = counters.get("calls " + key) || 0;
-    const ended = total.calls - was, took = total.seconds - (counters.get("seconds " + key) ?? total.seconds);
-    counters.set("seconds " + key, total.seconds);
+    const key = total.cluster + " " + total.class, mean = meanMilliseconds("class " + key, total.calls, total.seconds);
     const each = { calls: perSecond("calls " + key, total.calls), refused: perSecond("refused " + key, total.refused),
       failed: perSecond("failed " + key, total.failed), bytes: perSecond("bytes " + key, total.bytes) };
     for (const name in each) figures[name] += each[name];
-    const mean = ended > 0 && took > 0 ? took * 1000 / ended : 0;
     return { key, first, cells: [
       text(first ? total.cluster : ""), text(total.class.replace(/_/g, " ")), wide(line(remember("calls " + key, each.calls))), number(rate(each.calls)),
-      number(milliseconds(mean)), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
+      wide(number(milliseconds(mean))), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
       number(rate(each.refused), each.refused ? "warn" : ""), wide(number(count(total.refused))),
       number(rate(each.failed), each.failed ? "bad" : ""), wide(number(count(total.failed))), wide(number(count(total.calls))),
     ] };
   });
-  table("requests", ["Cluster", "Class", "-", "#Calls/s", "#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "#Failed/s", "-#Failed", "-#Calls"],
+  table("requests", ["Cluster", "Class", "-", "#Calls/s", "-#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "#Failed/s", "-#Failed", "-#Calls"],
     rows, "no calls yet");
 };
 
 const showQueues = (clusters, figures) => {
   const rows = clusters.flatMap(({ name, queues }) => queues.map((queue, i) => {
-    const words = queue.queue.replace("queues.", ""), share = queue.limit ? queue.running / queue.limit : 0;
+    const key = name + " " + queue.queue, words = queue.queue.replace("queues.", "");
+    const mean = meanMilliseconds("queue " + key, queue.calls, queue.waited_seconds), share = queue.limit ? queue.running / queue.limit : 0;
     figures.running += queue.running;
     figures.waiting += queue.waiting;
     if (queue.waiting) problem("warn", several(queue.waiting, "call waits", "calls wait") + " in the queue of " + words + " of " + name);
     return { key: name + " " + words, first: !i, cells: [
       text(i ? "" : name), text(words), bar(share, queue.running + " of " + queue.limit, share >= 1 ? "warn" : ""),
-      number(count(queue.waiting), queue.waiting ? "warn" : ""), wide(line(remember("waiting " + name + words, queue.waiting))),
+      number(count(queue.waiting), queue.waiting ? "warn" : ""), number(mean >= 0.1 ? milliseconds(mean) : "–", mean >= 100 ? "warn" : ""),
     ] };
   }));
-  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "-"], rows, "none");
+  table("queues", ["Cluster", "Queue", "At etcd", "#Waiting", "#Wait"], rows, "none");
 };
 
 const showProtections = ({ mode, memory, protections }) => {

@@ -50,7 +50,9 @@ pub(super) fn top(args: &Top) -> Result<(), Failure> {
     let source = Source::new(args).map_err(Failure::Usage)?;
     drop(entered);
     if args.once || !io::stdout().is_terminal() {
-        let snapshot = runtime.block_on(source.snapshot(args.window)).map_err(Failure::Runtime)?;
+        let snapshot = runtime.block_on(source.snapshot(args.window));
+        let mut snapshot = snapshot.map_err(Failure::Runtime)?;
+        snapshot.compare(None);
         return print(&once::text(&snapshot, args.window, args.by));
     }
     let session = Session::new(source, args.interval.max(INTERVAL_MIN), args.window, args.by);

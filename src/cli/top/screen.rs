@@ -87,7 +87,10 @@ impl Screen {
     /// Takes what was heard. What was heard before stays when nothing is.
     pub(super) fn take(&mut self, heard: anyhow::Result<Snapshot>) {
         match heard {
-            Ok(snapshot) => (self.snapshot, self.error) = (Some(snapshot), None),
+            Ok(mut snapshot) => {
+                snapshot.compare(self.snapshot.as_ref());
+                (self.snapshot, self.error) = (Some(snapshot), None);
+            }
             Err(error) => self.error = Some(error),
         }
     }
@@ -239,7 +242,7 @@ impl Screen {
         let root = self.path[0].tab;
         let spans = Tab::ALL.iter().flat_map(|&tab| {
             let title = Span::raw(tab.title());
-            [if tab == root { title.reversed() } else { title.dim() }, Span::raw("  ")]
+            [if tab == root { title.reversed() } else { title.dim() }, Span::raw(" ")]
         });
         Line::from_iter(spans)
     }

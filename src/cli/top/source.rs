@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -44,6 +44,10 @@ pub(super) struct Switch {
 /// All that is shown, as of one moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Snapshot {
+    /// When it was asked for.
+    pub(super) at: Option<Instant>,
+    pub(super) calls: Vec<Calls>,
+    pub(super) events: Vec<Happening>,
     pub(super) status: Status,
     pub(super) ranking: Ranking,
     pub(super) protection: Protection,
@@ -117,6 +121,65 @@ pub(super) struct Queue {
     pub(super) running: u64,
     pub(super) waiting: u64,
     pub(super) limit: u64,
+}
+
+/// What is used of `/calls`: those of one class at one cluster.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Calls {
+    pub(super) cluster: String,
+    pub(super) class: String,
+    pub(super) calls: u64,
+    pub(super) refused: u64,
+    pub(super) failed: u64,
+    pub(super) open: u64,
+    pub(super) bytes: u64,
+    /// That all of them took.
+    pub(super) seconds: f64,
+    /// Of the time since the snapshot before; not told by the port.
+    #[serde(skip)]
+    pub(super) late: Late,
+}
+
+/// What calls were of late.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Late {
+    pub(super) per_second: f64,
+    pub(super) mean_ms: f64,
+}
+
+/// What is used of `/events`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Happening {
+    /// Milliseconds since 1970.
+    pub(super) at: u64,
+    pub(super) level: String,
+    pub(super) message: String,
+    pub(super) details: String,
+    pub(super) times: u64,
+}
+
+impl Snapshot {
+    /// Tells what calls were since `before`, or since the start of Seawall.
+    pub(super) fn compare(&mut self, before: Option<&Self>) {
+        let earlier = before.and_then(|before| before.at).zip(self.at);
+        let seconds = match earlier {
+            Some((before, now)) => (now - before).as_secs_f64(),
+            None => self.status.uptime_seconds as f64,
+        };
+        for calls in &mut self.calls {
+            let same =
+                |other: &&Calls| other.cluster == calls.cluster && other.class == calls.class;
+            let known = before.and_then(|before| before.calls.iter().find(same));
+            let (ended, took) = known.map_or((0, 0.0), |known| (known.calls, known.seconds));
+            // Less than before is another process.
+            let ended = calls.calls.saturating_sub(ended) as f64;
+            let took = (calls.seconds - took).max(0.0);
+            calls.late = Late {
+                per_second: if seconds > 0.0 { ended / seconds } else { 0.0 },
+                mean_ms: if ended > 0.0 { took * 1e3 / ended } else { 0.0 },
+            };
+        }
+    }
 }
 
 /// What is used of `/mirror`.
@@ -201,6 +264,9 @@ impl Source {
         let path = format!("/top?window={}", window.as_str());
         let asked = async {
             Ok(Snapshot {
+                at: Some(Instant::now()),
+                calls: self.get("/calls").await?,
+                events: self.get("/events").await?,
                 status: self.get("/status").await?,
                 ranking: self.get(&path).await?,
                 protection: self.get("/protection").await?,

@@ -1,33 +1,42 @@
 //! The tables, as rows of text.
 
+mod load;
+
 use super::{
     By,
-    format::{bytes, count, milliseconds, percent},
-    source::{Cluster, Member, Snapshot},
+    format::{bytes, count, milliseconds, span},
+    source::{Calls, Cluster, Member, Snapshot},
 };
-use crate::attribution::{Caller, Demand, Load, Prefix, Ranked};
-use std::{cmp::Reverse, collections::HashMap};
+use crate::attribution::{Caller, Demand, Prefix};
+use std::{
+    cmp::Reverse,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tab {
     Clusters,
+    Requests,
     Prefixes,
     Clients,
     Shapes,
     Objects,
     Memory,
     Protections,
+    Events,
 }
 
 impl Tab {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Clusters,
+        Self::Requests,
         Self::Prefixes,
         Self::Clients,
         Self::Shapes,
         Self::Objects,
         Self::Memory,
         Self::Protections,
+        Self::Events,
     ];
 
     pub(super) fn title(self) -> &'static str {
@@ -36,9 +45,11 @@ impl Tab {
             Self::Prefixes => "Prefixes",
             Self::Clients => "Clients",
             Self::Shapes => "Shapes",
-            Self::Objects => "Largest objects",
+            Self::Objects => "Objects",
             Self::Memory => "Memory",
             Self::Protections => "Protections",
+            Self::Requests => "Requests",
+            Self::Events => "Events",
         }
     }
 }
@@ -88,16 +99,6 @@ const fn number(head: &'static str, width: u16, rank: u8) -> Column {
     Column { head, width, kind: Kind::Number, rank }
 }
 
-/// Of what has a [`Load`].
-const LOAD: [Column; 6] = [
-    number("COST", 7, 1),
-    number("SHARE", 7, 2),
-    number("REQUESTS", 8, 3),
-    number("BYTES", 9, 4),
-    number("KEYS", 7, 5),
-    number("ERROR", 7, 8),
-];
-
 /// Where a key leads from a row.
 #[derive(Debug, Clone)]
 pub(super) enum Enter {
@@ -123,12 +124,14 @@ impl Table {
     pub(super) fn new(snapshot: &Snapshot, tab: Tab, filter: &Filter, by: By) -> Self {
         match tab {
             Tab::Clusters => clusters(snapshot),
-            Tab::Prefixes => prefixes(snapshot, by),
-            Tab::Clients => clients(snapshot, filter, by),
-            Tab::Shapes => shapes(snapshot, filter, by),
-            Tab::Objects => objects(snapshot, by),
+            Tab::Prefixes => load::prefixes(snapshot, by),
+            Tab::Clients => load::clients(snapshot, filter, by),
+            Tab::Shapes => load::shapes(snapshot, filter, by),
+            Tab::Objects => load::objects(snapshot, by),
             Tab::Memory => memory(snapshot, by),
             Tab::Protections => protections(snapshot),
+            Tab::Requests => requests(snapshot, by),
+            Tab::Events => events(snapshot),
         }
     }
 }
@@ -171,73 +174,61 @@ fn database(member: &Member) -> String {
     }
 }
 
-fn prefixes(snapshot: &Snapshot, by: By) -> Table {
-    let mut columns = vec![name("PREFIX", 16, 0)];
-    columns.extend(LOAD);
-    columns.push(word("CLUSTER", 8, 6));
-    let rows = sorted(&snapshot.ranking.prefixes, by).into_iter().map(|ranked| {
-        let mut cells = vec![named(&ranked.name.prefix)];
-        cells.extend(load(ranked));
-        cells.push(ranked.name.cluster.clone());
-        let filter = Filter { prefix: Some(ranked.name.clone()), client: None };
-        Row { cells, enter: Enter::Table(Tab::Clients, filter) }
-    });
-    Table { columns, rows: rows.collect() }
-}
-
-/// Those of one prefix are put together from its shapes, which alone tell both.
-fn clients(snapshot: &Snapshot, filter: &Filter, by: By) -> Table {
-    let mut columns = vec![name("CLIENT", 16, 0)];
-    columns.extend(LOAD);
-    let known = match filter.prefix {
-        None => snapshot.ranking.clients.clone(),
-        Some(_) => together(&snapshot.ranking.shapes, filter),
-    };
-    let rows = sorted(&known, by).into_iter().map(|ranked| {
-        let mut cells = vec![ranked.name.to_string()];
-        cells.extend(load(ranked));
-        let filter = Filter { client: Some(ranked.name.clone()), ..filter.clone() };
-        Row { cells, enter: Enter::Table(Tab::Shapes, filter) }
-    });
-    Table { columns, rows: rows.collect() }
-}
-
-fn shapes(snapshot: &Snapshot, filter: &Filter, by: By) -> Table {
-    let mut columns = vec![word("SHAPE", 16, 0), name("PREFIX", 14, 1), name("CLIENT", 14, 6)];
-    columns.extend(LOAD);
-    columns.push(word("CLUSTER", 8, 7));
-    let shown = sorted(&snapshot.ranking.shapes, by).into_iter();
-    let rows = shown.filter(|ranked| filter.admits(&ranked.name)).map(|ranked| {
-        let Demand { cluster, prefix, shape, .. } = &ranked.name;
-        let client = client_of(&ranked.name).to_string();
-        let mut cells = vec![shape.clone(), named(prefix), client];
-        cells.extend(load(ranked));
-        cells.push(cluster.clone());
-        Row { cells, enter: Enter::Nowhere }
-    });
-    Table { columns, rows: rows.collect() }
-}
-
-fn objects(snapshot: &Snapshot, by: By) -> Table {
+fn requests(snapshot: &Snapshot, by: By) -> Table {
     let columns = vec![
-        name("OBJECT", 20, 0),
-        number("SIZE", 9, 0),
-        number("SEEN", 7, 1),
-        word("CLUSTER", 8, 2),
+        word("CLASS", 11, 0),
+        name("CLUSTER", 8, 4),
+        number("A SECOND", 8, 1),
+        number("MEAN", 9, 2),
+        number("OPEN", 6, 5),
+        number("REFUSED", 7, 3),
+        number("FAILED", 7, 3),
+        number("CALLS", 7, 6),
+        number("BYTES", 9, 7),
     ];
-    let mut objects: Vec<_> = snapshot.ranking.objects.iter().collect();
-    objects.sort_by_key(|object| {
-        let key = if by == By::Requests { object.requests } else { object.bytes };
-        Reverse(key)
-    });
-    let rows = objects.into_iter().map(|object| Row {
+    let mut calls: Vec<_> = snapshot.calls.iter().collect();
+    let key = |calls: &Calls| match by {
+        By::Cost => calls.late.per_second * calls.late.mean_ms,
+        By::Requests => calls.late.per_second,
+        By::Bytes => calls.bytes as f64,
+    };
+    calls.sort_by(|a, b| key(b).total_cmp(&key(a)));
+    let rows = calls.into_iter().map(|calls| Row {
         cells: vec![
-            named(&object.name),
-            bytes(object.bytes),
-            count(object.requests as f64),
-            object.cluster.clone(),
+            calls.class.replace('_', " "),
+            calls.cluster.clone(),
+            count(calls.late.per_second),
+            milliseconds(calls.late.mean_ms),
+            count(calls.open as f64),
+            count(calls.refused as f64),
+            count(calls.failed as f64),
+            count(calls.calls as f64),
+            bytes(calls.bytes),
         ],
         enter: Enter::Nowhere,
+    });
+    Table { columns, rows: rows.collect() }
+}
+
+fn events(snapshot: &Snapshot) -> Table {
+    let columns =
+        vec![word("AGO", 7, 0), word("LEVEL", 5, 2), name("WHAT", 24, 0), name("DETAILS", 30, 1)];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let rows = snapshot.events.iter().map(|event| {
+        let ago = now.saturating_sub(Duration::from_millis(event.at));
+        let times = match event.times {
+            1 => String::new(),
+            times => format!(" ({times} times)"),
+        };
+        Row {
+            cells: vec![
+                span(ago.as_secs()),
+                event.level.to_lowercase(),
+                format!("{}{times}", event.message),
+                event.details.clone(),
+            ],
+            enter: Enter::Nowhere,
+        }
     });
     Table { columns, rows: rows.collect() }
 }
@@ -305,43 +296,6 @@ fn protections(snapshot: &Snapshot) -> Table {
         enter: Enter::Switch(standing.protection.clone()),
     });
     Table { columns, rows: rows.collect() }
-}
-
-fn sorted<N>(ranked: &[Ranked<N>], by: By) -> Vec<&Ranked<N>> {
-    let key = |ranked: &Ranked<N>| match by {
-        By::Cost => ranked.load.cost,
-        By::Requests => ranked.load.requests as f64,
-        By::Bytes => ranked.load.bytes as f64,
-    };
-    let mut sorted: Vec<_> = ranked.iter().collect();
-    sorted.sort_by(|a, b| key(b).total_cmp(&key(a)));
-    sorted
-}
-
-/// The cells of [`LOAD`].
-fn load<N>(ranked: &Ranked<N>) -> [String; LOAD.len()] {
-    let Load { cost, requests, bytes: size, keys } = ranked.load;
-    [
-        count(cost),
-        percent(ranked.share),
-        count(requests as f64),
-        bytes(size),
-        count(keys as f64),
-        if ranked.error > 0.0 { format!("+{}", count(ranked.error)) } else { String::new() },
-    ]
-}
-
-fn together(shapes: &[Ranked<Demand>], filter: &Filter) -> Vec<Ranked<Caller>> {
-    let mut clients: HashMap<Caller, Ranked<Caller>> = HashMap::new();
-    for ranked in shapes.iter().filter(|ranked| filter.admits(&ranked.name)) {
-        let name = client_of(&ranked.name);
-        let none = Ranked { name: name.clone(), load: Load::default(), share: 0.0, error: 0.0 };
-        let sum = clients.entry(name).or_insert(none);
-        sum.load += ranked.load;
-        sum.share += ranked.share;
-        sum.error += ranked.error;
-    }
-    clients.into_values().collect()
 }
 
 fn prefix_of(demand: &Demand) -> Prefix {

@@ -2,11 +2,13 @@ use super::*;
 use crate::{
     attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
     cli::top::source::{
-        Cluster, ClusterMirror, Collection, Gate, Member, Memory, Mirror, Protection, Queue,
-        Standing, Status,
+        Calls, Cluster, ClusterMirror, Collection, Gate, Happening, Member, Memory, Mirror,
+        Protection, Queue, Standing, Status,
     },
 };
 use ratatui::{Terminal, backend::TestBackend};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn ranked<N>(name: N, cost: f64, requests: u64, bytes: u64) -> Ranked<N> {
     let load = Load { cost, requests, bytes, keys: requests * 10 };
@@ -48,7 +50,24 @@ fn snapshot() -> Snapshot {
         hits: 90_100,
         misses: 3,
     };
+    let calls = Calls {
+        cluster: "main".into(),
+        class: "heavy_list".into(),
+        calls: 187_000,
+        seconds: 374.0,
+        ..Calls::default()
+    };
+    let event = Happening {
+        at: 0,
+        level: "WARN".into(),
+        message: "calls are refused".into(),
+        details: "protection=queues refused=3".into(),
+        times: 2,
+    };
     Snapshot {
+        at: None,
+        calls: vec![calls],
+        events: vec![event],
         status: Status {
             version: "0.1.0".into(),
             uptime_seconds: 187,
@@ -133,7 +152,7 @@ last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
 protections enforce; memory 12.0 MiB of 1.00 GiB
 most: queues delayed 1.20k, refused 3
 queues of main: reads 4/4 and 17 wait; space 25 %
-Clusters  Prefixes  Clients  Shapes  Largest objects  Memory  Protections
+Clusters Requests Prefixes Clients Shapes Objects Memory Protections Events
 ┌Prefixes──────────────────────────────────────────────────────────────────────┐
 │PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
 │/registry/pods         900  90.0 %       10  2.00 MiB     100         main    │
@@ -151,7 +170,7 @@ last minute by cost: cost 1.00k, 110 req
 protections enforce; memory 12.0 MiB of
 most: queues delayed 1.20k, refused 3
 queues of main: reads 4/4 and 17 wait; s
-Clusters  Prefixes  Clients  Shapes  Lar
+Clusters Requests Prefixes Clients Shape
 ┌Prefixes──────────────────────────────┐
 │PREFIX                    COST   SHARE│
 │/registry/pods             900  90.0 %│
@@ -177,17 +196,20 @@ fn tab_goes_round_all_tables() {
     for (title, content) in [
         ("Clients", "apiserver (10.0.0.1)"),
         ("Shapes", "update"),
-        ("Largest objects", "/registry/secrets/default/big"),
+        ("Objects", "/registry/secrets/default/big"),
         ("Memory", "90.1k"),
         ("Protections", "1.20k"),
+        ("Events", "calls are refused (2 times)"),
         ("Clusters", "1.23 ms"),
+        // Since the start, as there was no snapshot before: 187,000 in 187 s.
+        ("Requests", "1.00k   2.00 ms"),
         ("Prefixes", "/registry/pods"),
     ] {
         press(&mut screen, [KeyCode::Tab]);
         let drawn = draw(&mut screen, 100, 24);
         assert!(drawn.contains(&format!("┌{title}─")) && drawn.contains(content), "{drawn}");
     }
-    press(&mut screen, [KeyCode::BackTab]);
+    press(&mut screen, [KeyCode::BackTab, KeyCode::BackTab]);
     let drawn = draw(&mut screen, 100, 24);
     assert!(drawn.contains("512 MiB / 2.00 GiB"), "{drawn}");
     assert!(drawn.contains("healthy"), "{drawn}");
@@ -229,7 +251,10 @@ fn keys_sort_and_change_the_window() {
 #[test]
 fn a_protection_is_switched_by_a_letter_after_enter() {
     let mut screen = screen();
-    press(&mut screen, [KeyCode::BackTab, KeyCode::BackTab, KeyCode::Enter]);
+    press(
+        &mut screen,
+        [KeyCode::BackTab, KeyCode::BackTab, KeyCode::BackTab, KeyCode::BackTab, KeyCode::Enter],
+    );
     let drawn = draw(&mut screen, 80, 24);
     let asked = "queues:  o off  b observe  e enforce  d configured  any other key: as it is\n";
     assert!(drawn.ends_with(asked), "{drawn}");
@@ -269,4 +294,18 @@ fn a_silent_admin_port_is_named_and_the_last_answer_stays() {
     assert!(drawn.contains("/registry/pods"), "{drawn}");
     screen.take(Ok(snapshot()));
     assert!(!draw(&mut screen, 80, 24).contains("no route"));
+}
+
+#[test]
+fn what_is_new_since_the_last_answer_is_told_a_second() {
+    let mut screen = screen();
+    let (before, now) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+    screen.take(Ok(Snapshot { at: Some(before), ..snapshot() }));
+    let mut later = Snapshot { at: Some(now), ..snapshot() };
+    later.calls[0].calls += 50;
+    later.calls[0].seconds += 1.0;
+    later.compare(screen.snapshot.as_ref());
+    let late = later.calls[0].late;
+    assert!((24.9..25.1).contains(&late.per_second), "{late:?}");
+    assert!((19.9..20.1).contains(&late.mean_ms), "{late:?}");
 }
