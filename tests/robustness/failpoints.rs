@@ -76,7 +76,7 @@ pub(crate) fn shuffled(members: usize, random: &mut StdRng) -> Vec<Failpoint> {
 }
 
 /// A Seawall that takes longer to end was told to take two seconds at most.
-const END_MAX: Duration = Duration::from_secs(30);
+const END_MAX: Duration = Duration::from_secs(60);
 
 impl Failpoint {
     /// Breaks something and mends it again.

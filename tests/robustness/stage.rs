@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Stage {
     // Before the clusters, which they would miss otherwise.

@@ -38,7 +38,7 @@ const PATHS: [Via; 3] = [Via::Seawall(0), Via::Seawall(1), Via::Direct];
 const LAST: &str = "zz-last";
 
 /// Everything that watchers are to be told was told after this.
-const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+const CATCH_UP_MAX: Duration = Duration::from_secs(120);
 
 /// What every client has.
 pub(crate) struct Client {
