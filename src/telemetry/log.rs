@@ -1,4 +1,7 @@
-use super::{LogConfig, LogFormat, audit, recent::Recent};
+use super::{
+    LogConfig, LogFormat, audit,
+    recent::{self, Recent},
+};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use std::{
@@ -49,7 +52,9 @@ impl Log {
             let only = Targets::new().with_target(audit::TARGET, LevelFilter::TRACE);
             layer.with_writer(file).with_filter(only)
         });
-        let registry = tracing_subscriber::registry().with(layer.with_filter(filter)).with(Recent);
+        let registry = tracing_subscriber::registry()
+            .with(layer.with_filter(filter))
+            .with(Recent.with_filter(recent::wanted()));
         // A second subscriber in one process is a test's second Seawall, which shares the first's.
         let _ = match audited {
             Some(audited) => registry.with(audited).try_init(),
