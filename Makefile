@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
+.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -67,6 +67,9 @@ test-deploy: setup build ## What is in deploy/, with helm and the image's stages
 	cargo test --locked --test deploy
 	@scripts/container-test
 
+dist: ## Make release archives for x86-64 and arm64, with checksums and bills of materials, in target/dist
+	@scripts/dist $(ARGS)
+
 test-browser: setup build ## The live page in a headless chromium; pictures of it stay below target/tmp
 	cargo test --locked --test browser
 
@@ -75,14 +78,9 @@ demo: setup build ## Watch the proxy split Kubernetes keys over two etcd cluster
 
 seawall_bench := cargo run --release --locked --package seawall-bench --
 
-bench: setup build ## Measure what a hop in front of etcd costs and protects (an hour); ARGS are for seawall-bench
+bench: setup build ## Reproduce what brings etcd down, with and without Seawall (an hour); ARGS are for seawall-bench
 	@scripts/haproxy || echo "measuring without HAProxy"
-ifdef ARGS
-	$(seawall_bench) $(ARGS)
-else
-	$(seawall_bench) passthrough
-	$(seawall_bench) storm
-endif
+	$(seawall_bench) $(or $(ARGS),run --json $(target)/bench.json --html $(target)/bench.html)
 
 clean: ## Remove everything that was built or obtained
 	cargo clean

@@ -31,12 +31,17 @@ publish() {
 # The system's package lists serve when they are there. Otherwise apt fetches its own below the
 # tools directory, which needs no root.
 apt_options=()
+# Another architecture whose packages are wanted, too.
+apt_foreign=
 
 apt_private() {
-  local state=$tools/.apt
+  local state=$tools/.apt${apt_foreign:+-$apt_foreign}
   mkdir -p "$state/state/lists/partial" "$state/cache/archives/partial"
   apt_options=(-o "Dir::State=$state/state" -o "Dir::Cache=$state/cache"
     -o Dir::State::status=/var/lib/dpkg/status -o APT::Sandbox::User="$(id -un)")
+  if [ -n "$apt_foreign" ]; then
+    apt_options+=(-o "APT::Architectures::=$(dpkg --print-architecture)" -o "APT::Architectures::=$apt_foreign")
+  fi
   # One source that cannot be reached fails the update as a whole; what counts is whether the
   # package is known afterwards.
   if [ -z "$(find "$state/updated" -mtime -1 2>/dev/null)" ]; then

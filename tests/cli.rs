@@ -245,6 +245,44 @@ fn explain_shows_how_a_range_is_split() {
     );
 }
 
+/// Ten lists a second for three seconds meet a rule of five with a burst of a second: nine pass at once,
+/// ten wait longer and longer, and then every other one finds its turn too far away.
+#[test]
+fn explain_tries_rules_on_a_record() {
+    let call = |n: u32| {
+        let at_us = n * 100_000;
+        format!(
+            r#"{{"at_us":{at_us},"method":"Range","shape":"list","class":"heavy_list","key":"/registry/pods/","range_end":"/registry/pods0","client":"inventory","address":"10.0.0.9","code":"Ok","keys":10,"bytes":100,"took_us":10}}"#
+        )
+    };
+    let lines: Vec<_> = (0..30).map(call).collect();
+    let trace = file("trace.jsonl", &lines.join("\n"));
+    let config = file(
+        "trace.yaml",
+        "
+clusters: {main: {endpoints: [http://a:1]}}
+protection:
+  rules:
+    - name: inventory
+      match: {clients: [inventory]}
+      limit: {requests: 5/s, burst: 1s, wait_max: 1s}
+",
+    );
+    let explain = |trace: &std::path::Path| {
+        run(&format!("explain --config {} --trace {}", config.display(), trace.display()))
+    };
+    let done = explain(&trace);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stdout.starts_with("30 calls of 1 clients in 2.9 s\n"), "{}", done.stdout);
+    for name in ["inventory", "list"] {
+        let row = format!("{name:<32}        30        15      1000ms         6\n");
+        assert!(done.stdout.contains(&row), "{}", done.stdout);
+    }
+    let wrong = explain(&file("no-trace.jsonl", "{}"));
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("call 1 is of no known kind"), "{}", wrong.stderr);
+}
+
 #[test]
 fn explain_says_who_may() {
     let config = file(

@@ -38,7 +38,21 @@ impl Bucket {
     ///
     /// The wait, where it is longer than `wait_max`; then nothing was taken.
     pub fn take(&self, units: f64, wait_max: Duration) -> Result<Duration, Duration> {
-        let now = self.origin.elapsed().as_nanos() as i64;
+        self.take_at(self.origin.elapsed(), units, wait_max)
+    }
+
+    /// The same at another time after it was made than now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bucket::take`].
+    pub fn take_at(
+        &self,
+        age: Duration,
+        units: f64,
+        wait_max: Duration,
+    ) -> Result<Duration, Duration> {
+        let now = age.as_nanos() as i64;
         let spent = (units * self.nanos_per_unit) as i64;
         let wait = |due: i64| Duration::from_nanos((due - self.tolerance - now).max(0) as u64);
         let taken = self.due.fetch_update(Relaxed, Relaxed, |due| {

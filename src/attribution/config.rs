@@ -1,3 +1,4 @@
+use super::TraceConfig;
 use std::time::Duration;
 
 /// What is remembered of who loads etcd, and what is logged of it.
@@ -11,4 +12,6 @@ pub struct Config {
     pub heavy_bytes: u64,
     /// Lines of that log a minute at most.
     pub log_per_minute: u32,
+    /// Where each call is recorded, if it is.
+    pub trace: Option<TraceConfig>,
 }

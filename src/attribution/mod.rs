@@ -9,18 +9,23 @@ mod names;
 mod sketch;
 mod slow;
 mod top;
+mod trace;
 mod window;
 
 pub use config::Config;
 pub use top::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking, Top};
+pub use trace::{TraceConfig, TraceLine, read_trace};
 pub use window::Window;
 
-use crate::admission::{Class, Client, Place, Shape};
+use crate::{
+    admission::{Class, Client, Place, Shape},
+    etcd::key_range::KeyRange,
+};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use names::{Hashed, KeyName, UseName};
 use parking_lot::{Mutex, MutexGuard};
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 use sketch::Merged;
 use slow::SlowLog;
 use std::{
@@ -29,6 +34,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use trace::Trace;
 use window::{Names, PARTS, Ring, Summaries};
 
 /// A call that has ended, as far as it is attributed to anyone.
@@ -37,6 +43,10 @@ pub struct Observation<'a> {
     pub cluster: &'a Arc<str>,
     pub client: &'a Arc<Client>,
     pub place: &'a Place,
+    /// The keys it reads or writes; a transaction's first.
+    pub range: Option<&'a KeyRange>,
+    /// Of the largest value that it writes.
+    pub value_bytes: u64,
     pub shape: Shape,
     pub class: Class,
     pub method: &'static str,
@@ -63,6 +73,7 @@ pub struct Attribution {
     /// counts a call, by readers while they copy one part of a window.
     rings: Vec<Mutex<Rings>>,
     slow: SlowLog,
+    trace: Option<Trace>,
 }
 
 #[derive(Debug)]
@@ -82,6 +93,7 @@ impl Attribution {
             hasher: RandomState::new(),
             rings: (0..=workers).map(|_| Mutex::new(rings())).collect(),
             slow: SlowLog::register(registry),
+            trace: start_trace(config.trace.as_ref(), registry),
             config: ArcSwap::from_pointee(config),
         });
         registry.register_collector(Box::new(metrics::TopCollector(Arc::clone(&attribution))));
@@ -109,6 +121,9 @@ impl Attribution {
         rings.hour.at(age).add(&names, &load);
         drop(rings);
         self.slow.see(age, &self.config.load(), seen);
+        if let Some(trace) = &self.trace {
+            trace.record(age, seen);
+        }
     }
 
     /// Takes note of an object's size.
@@ -175,6 +190,24 @@ impl Attribution {
 
     fn rings(&self, worker: usize) -> MutexGuard<'_, Rings> {
         self.rings[worker.min(self.rings.len() - 1)].lock()
+    }
+}
+
+/// What cannot be recorded is served all the same.
+fn start_trace(config: Option<&TraceConfig>, registry: &mut Registry) -> Option<Trace> {
+    let dropped = Counter::default();
+    registry.register(
+        "trace_dropped",
+        "Calls that were not recorded, since the file did not keep up",
+        dropped.clone(),
+    );
+    let config = config?;
+    match Trace::start(config, dropped) {
+        Ok(trace) => Some(trace),
+        Err(error) => {
+            tracing::error!(file = %config.file.display(), %error, "trace: cannot be recorded");
+            None
+        }
     }
 }
 

@@ -11,6 +11,7 @@ const CONFIG: Config = Config {
     slow: Duration::from_secs(1),
     heavy_bytes: 1_000_000,
     log_per_minute: 2,
+    trace: None,
 };
 
 fn client(number: u8) -> Arc<Client> {
@@ -38,6 +39,8 @@ impl Scene {
             cluster: &self.cluster,
             client: &self.client,
             place,
+            range: None,
+            value_bytes: 0,
             shape: Shape::List,
             class: Class::HeavyList,
             method: "Range",

@@ -50,6 +50,12 @@ pub(super) enum Command {
         shell: Shell,
     },
 
+    /// Write the man pages of all commands into a directory.
+    Man {
+        /// The directory, which has to be there.
+        directory: PathBuf,
+    },
+
     /// Print the JSON schema of the configuration file, which editors understand.
     #[command(after_help = SCHEMA_EXAMPLES)]
     Schema,
@@ -119,6 +125,11 @@ pub(super) struct What {
     /// A compare with a mod_revision makes a txn what kube-apiserver sends: a create with 0.
     #[arg(long, value_name = "FILE", help_heading = "Request")]
     pub(super) requests: Option<PathBuf>,
+
+    /// What a running Seawall has recorded (--record): which of its calls each rule would have made
+    /// wait or refused, at their times.
+    #[arg(long, value_name = "FILE", help_heading = "Request")]
+    pub(super) trace: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +235,9 @@ Examples:
 
   What the rules make of a client's lists:
     seawall explain --config seawall.yaml --prefix /registry/pods/ --client inventory
+
+  What rules would have done to the calls of an hour:
+    seawall explain --config stricter.yaml --trace trace.jsonl
 
   Requests from a file:
     echo '{\"method\": \"watch\", \"prefix\": \"/registry/pods/\"}' >requests.jsonl

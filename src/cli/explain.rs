@@ -1,6 +1,7 @@
 //! `seawall explain`
 
 mod protections;
+mod trace;
 
 use super::{
     Failure,
@@ -18,6 +19,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// A block of lines for each request and each listener.
 pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
     let loaded = args.source.reloader().load_with_origins()?;
+    if let Some(path) = &args.what.trace {
+        return trace::summary(&loaded, path, &read(path)?);
+    }
     let mut blocks = Vec::new();
     for (number, mut request) in (1..).zip(requests(&args.what)?) {
         if let Some(text) = request.wrong() {
@@ -34,7 +38,7 @@ pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
 
 fn requests(what: &What) -> Result<Vec<Request>, Failure> {
     // Clap sees to it that exactly one is given, and to the two values of a range.
-    let What { key, prefix, range, requests } = what;
+    let What { key, prefix, range, requests, .. } = what;
     let key = key.iter().map(|key| Request::key(key));
     let prefix = prefix.iter().map(|prefix| Request::prefix(prefix));
     let range = range.iter().filter_map(|range| match &range[..] {

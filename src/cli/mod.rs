@@ -38,6 +38,9 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Explain(args) => print(&explain::explain(&args)?),
         Command::Top(args) => top::top(&args),
         Command::Version { json } => print(&version::version(json)),
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Cli::command(), directory).map_err(Failure::Output)
+        }
         Command::Schema => print(&format!("{:#}\n", config::schema().to_value())),
         Command::Completion { shell } => {
             let mut script = Vec::new();

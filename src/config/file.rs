@@ -4,10 +4,12 @@
 //! costs. `Default` gives the defaults, with the reason for each number.
 
 mod access;
+mod attribution;
 mod mirror;
 mod protection;
 
 pub(super) use access::{Access, Grant};
+pub(super) use attribution::{Attribution, Trace};
 pub(super) use mirror::Mirror;
 pub(super) use protection::{
     Coalescing, Deletes, Limit, Match, Mode, Paging, Per, Priority, Protection, Queue, Queues,
@@ -251,23 +253,6 @@ pub(super) struct Lane {
     pub(super) connection_window: Option<Size>,
 }
 
-/// What is remembered of who loads etcd, and what is logged of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Attribution {
-    /// The heaviest clients, prefixes and kinds of calls that are told apart, in each list; lighter
-    /// ones may go unnamed. Raising it costs memory and lines of metrics.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub(super) entries: u32,
-    /// Calls that took longer are logged; watches and other streams are not. Lowering it fills the
-    /// log, up to `log_per_minute`.
-    pub(super) slow: Duration,
-    /// Calls that moved more bytes are logged.
-    pub(super) heavy: Size,
-    /// Lines of that log a minute at most; 0 logs none. What was left out is counted.
-    pub(super) log_per_minute: u32,
-}
-
 /// The operator's port: metrics, readiness, status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -451,21 +436,6 @@ const fn lane(
         streams_max: Some(streams_max),
         stream_window: Some(stream_window),
         connection_window: Some(connection_window),
-    }
-}
-
-impl Default for Attribution {
-    fn default() -> Self {
-        Self {
-            // A large cluster has a few hundred resources and as many clients.
-            entries: 1_000,
-            // Where kube-apiserver's own objective for calls on one object ends.
-            slow: seconds(1),
-            // Ten of etcd's largest requests; the list of a resource that is worth knowing.
-            heavy: mib(16),
-            // One a second: an incident is seen, and does not fill a disk.
-            log_per_minute: 60,
-        }
     }
 }
 

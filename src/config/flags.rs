@@ -126,6 +126,11 @@ pub struct Flags {
     #[arg(long, value_name = "MODE", help_heading = "Process")]
     mirror: Option<Mode>,
 
+    /// File that every call is recorded in, without values: for replaying, and for
+    /// explain --trace.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    record: Option<PathBuf>,
+
     /// error, warn, info, debug, trace, or a filter such as info,seawall::upstream=debug.
     ///
     /// Default: info
@@ -219,6 +224,8 @@ impl Overlay<'_> {
         let mode = &mut file.protection.mode;
         self.set(mode, &flags.protection, "protection.mode", "--protection");
         self.set(&mut file.mirror.mode, &flags.mirror, "mirror.mode", "--mirror");
+        let trace = &mut file.attribution.trace.file;
+        self.give(trace, &flags.record, "attribution.trace.file", "--record");
         self.set(&mut file.log.level, &flags.log_level, "log.level", "--log-level");
         self.set(&mut file.log.format, &flags.log_format, "log.format", "--log-format");
     }

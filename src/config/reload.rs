@@ -292,7 +292,7 @@ impl Changes {
         running: &attribution::Config,
         wanted: &attribution::Config,
     ) -> attribution::Config {
-        let attribution::Config { entries, slow, heavy_bytes, log_per_minute } = running;
+        let attribution::Config { entries, slow, heavy_bytes, log_per_minute, trace } = running;
         let lines = &wanted.log_per_minute;
         attribution::Config {
             // What was counted so far would have to be counted anew.
@@ -300,6 +300,7 @@ impl Changes {
             slow: self.live("attribution.slow", slow, &wanted.slow),
             heavy_bytes: self.live("attribution.heavy", heavy_bytes, &wanted.heavy_bytes),
             log_per_minute: self.live("attribution.log_per_minute", log_per_minute, lines),
+            trace: self.restart("attribution.trace", trace, &wanted.trace),
         }
     }
 

@@ -332,6 +332,8 @@ impl Record {
                 cluster,
                 client: &subject.client,
                 place: &subject.place,
+                range: subject.keys.as_ref(),
+                value_bytes: subject.value_size,
                 shape: subject.shape,
                 class: subject.class,
                 method: self.method.map_or("unknown", Method::name),

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use std::{
     ffi::OsString,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -31,6 +31,7 @@ pub struct ClusterBuilder {
     peer_proxies: bool,
     extra_args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    root: Option<PathBuf>,
 }
 
 /// A reserved port is lost only to a program that binds ports without asking for a free one.
@@ -76,6 +77,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Keeps data and logs in a directory below this one, rather than in memory where there is room.
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = Some(root.into());
+        self
+    }
+
     /// Starts all members and waits until each of them serves.
     pub async fn start(self) -> Result<Cluster> {
         ensure!(self.members > 0, "a cluster has at least one member");
@@ -102,6 +109,7 @@ impl Cluster {
             peer_proxies: false,
             extra_args: Vec::new(),
             env: Vec::new(),
+            root: None,
         }
     }
 
@@ -266,7 +274,8 @@ impl Seat {
 impl Plan {
     fn new(spec: ClusterBuilder) -> Result<Self> {
         let binaries = spec.binaries.clone().map_or_else(Binaries::selected, Ok)?;
-        Ok(Self { spec, binaries, pids: Arc::default(), scratch: Scratch::new()? })
+        let scratch = spec.root.as_deref().map_or_else(Scratch::new, Scratch::below)?;
+        Ok(Self { spec, binaries, pids: Arc::default(), scratch })
     }
 
     async fn launch(self) -> Result<Cluster> {

@@ -5,6 +5,7 @@
 //! - [`Pki`]: certificates that a test trusts, and some that it does not.
 //! - [`FaultProxy`]: a TCP connection that misbehaves on command.
 //! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
+//! - [`Process`]: any other program, such as a peer that Seawall is compared with.
 //! - [`mod@eventually`]: waits for a condition, so that no test sleeps.
 //!
 //! Every process started here ends with its owner, also when the test process is killed.
@@ -29,5 +30,5 @@ pub use eventually::eventually;
 pub use fault_proxy::{Connections, Direction, Fault, FaultProxy};
 pub use member::Member;
 pub use pki::{Identity, Pki};
-pub use process::Usage;
+pub use process::{Process, Program, Usage};
 pub use seawall::{LogLine, SeawallBuilder, SeawallProcess};

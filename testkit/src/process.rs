@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// process may be shared by tests that each have their own; and the kernel's parent-death signal,
 /// which follows the spawning *thread*, fires no earlier than it should.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     pid: Pid,
     exit: watch::Receiver<Option<ExitStatus>>,
     waiter: Option<JoinHandle<()>>,
@@ -31,14 +31,15 @@ pub(crate) struct Process {
 
 /// What to run. The environment of the test does not leak into it, but for PATH.
 #[derive(Clone, Debug)]
-pub(crate) struct Program {
-    pub(crate) path: PathBuf,
-    pub(crate) args: Vec<OsString>,
-    pub(crate) env: Vec<(OsString, OsString)>,
+pub struct Program {
+    pub path: PathBuf,
+    pub args: Vec<OsString>,
+    pub env: Vec<(OsString, OsString)>,
 }
 
 impl Process {
-    pub(crate) fn spawn(program: &Program, stderr: impl Into<Stdio>) -> Result<Self> {
+    /// Starts it. What it prints as errors goes to `stderr`, everything else nowhere.
+    pub fn spawn(program: &Program, stderr: impl Into<Stdio>) -> Result<Self> {
         Ok(Self::spawn_piped(program, stderr.into())?.0)
     }
 
@@ -72,11 +73,11 @@ impl Process {
         Ok((Self { pid, exit, waiter: Some(waiter) }, stderr))
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }
 
-    pub(crate) fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         self.exit.borrow().is_none()
     }
 
@@ -97,7 +98,7 @@ impl Process {
     }
 
     /// Waits for the end. Cancel-safe.
-    pub(crate) async fn wait(&self) -> Result<ExitStatus> {
+    pub async fn wait(&self) -> Result<ExitStatus> {
         let mut exit = self.exit.clone();
         let status = exit.wait_for(Option::is_some).await.context("waiting for a process")?;
         status.context("a process without a status")

@@ -16,11 +16,14 @@ const ROOM_BYTES: u64 = 4 << 30;
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self> {
-        let root = root();
-        sweep(&root)?;
+        Self::below(&root())
+    }
+
+    pub(crate) fn below(root: &Path) -> Result<Self> {
+        sweep(root)?;
         let mut dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{}-", process::id()))
-            .tempdir_in(&root)
+            .tempdir_in(root)
             .with_context(|| format!("creating a directory in {}", root.display()))?;
         if env::var_os("SEAWALL_KEEP").is_some() {
             dir.disable_cleanup(true);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-fn all() -> Result<Vec<PathBuf>> {
+pub(crate) fn all() -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(repo().join("deploy/layouts"))?;
     let mut files: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();

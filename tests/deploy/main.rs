@@ -11,6 +11,7 @@ mod monitoring;
 #[path = "../failover/operator.rs"]
 mod operator;
 mod package;
+mod release;
 mod service;
 
 use anyhow::{Context, Result, ensure};

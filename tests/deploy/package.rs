@@ -50,6 +50,8 @@ fn has_its_files(package: &Path) -> Result<()> {
         ("-rw-r--r--", "usr/lib/systemd/system/seawall.service"),
         ("-rw-r--r--", "usr/lib/sysusers.d/seawall.conf"),
         ("-rw-r--r--", "usr/share/bash-completion/completions/seawall"),
+        ("-rw-r--r--", "usr/share/man/man1/seawall.1.gz"),
+        ("-rw-r--r--", "usr/share/man/man1/seawall-run.1.gz"),
         ("-rw-r--r--", "usr/share/doc/seawall/examples/layouts/three-stacked.yaml"),
     ] {
         let line = contents.lines().find(|line| line.ends_with(&format!(" ./{path}")));

@@ -1,26 +1,76 @@
-//! The command line. One subcommand is one kind of run.
+//! The command line.
 
-mod common;
-mod passthrough;
-mod storm;
+mod compare;
+mod endpoints;
+mod list;
+mod programs;
+mod replay;
+mod run;
+mod seed;
+mod show;
 
-pub(crate) use common::Common;
-pub(crate) use passthrough::Passthrough;
-pub(crate) use storm::StormFlags;
-
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
-#[command(about = "Measures what a hop in front of etcd costs, and what it protects")]
+#[command(about = "Reproduces what brings etcd down, and shows what becomes of it behind Seawall")]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Closed loops of small operations and of 100 MB lists, directly and through each peer.
-    Passthrough(Passthrough),
-    /// Small writes beside a storm of lists, and a thousand reads of one key.
-    Storm(StormFlags),
+enum Command {
+    /// The scenarios that are built in, with their stories.
+    List(list::List),
+    /// Measures scenarios: against etcd itself, behind each peer, and behind Seawall.
+    Run(Box<run::Run>),
+    /// Writes a data set as Kubernetes would into an etcd that runs.
+    Seed(seed::Seed),
+    /// Names what became worse between two results, beyond their noise.
+    Compare(compare::Compare),
+    /// Asks again what `seawall run --record` has recorded.
+    Replay(replay::Replay),
+    /// Turns a result into a page, or into Markdown.
+    Report(show::Show),
+}
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::List(list) => list.run(),
+            Command::Run(run) => run.run().await,
+            Command::Seed(seed) => seed.run().await,
+            Command::Compare(compare) => compare.run(),
+            Command::Replay(replay) => replay.run().await,
+            Command::Report(show) => show.run(),
+        }
+    }
+}
+
+/// Everything that was started ends with the values that own it, so a signal only has to be heard.
+///
+/// # Errors
+///
+/// Always: with the signal that ends the run.
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => bail!("interrupted by Ctrl-C"),
+        _ = terminate.recv() => bail!("ended by SIGTERM"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

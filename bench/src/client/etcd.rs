@@ -10,6 +10,9 @@ pub(crate) const PUT: Method = "/etcdserverpb.KV/Put";
 pub(crate) const TXN: Method = "/etcdserverpb.KV/Txn";
 pub(crate) const LEASE_GRANT: Method = "/etcdserverpb.Lease/LeaseGrant";
 pub(crate) const COMPACT: Method = "/etcdserverpb.KV/Compact";
+pub(crate) const DELETE_RANGE: Method = "/etcdserverpb.KV/DeleteRange";
+pub(crate) const DEFRAGMENT: Method = "/etcdserverpb.Maintenance/Defragment";
+pub(crate) const WATCH: Method = "/etcdserverpb.Watch/Watch";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ResponseHeader {
@@ -35,6 +38,12 @@ pub(crate) struct RangeRequest {
     pub(crate) range_end: Bytes,
     #[prost(int64, tag = "3")]
     pub(crate) limit: i64,
+    #[prost(int64, tag = "4")]
+    pub(crate) revision: i64,
+    #[prost(bool, tag = "8")]
+    pub(crate) keys_only: bool,
+    #[prost(bool, tag = "9")]
+    pub(crate) count_only: bool,
 }
 
 impl RangeRequest {
@@ -61,6 +70,20 @@ pub(crate) struct PutRequest {
     pub(crate) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) value: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) lease: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DeleteRangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DeleteRangeResponse {
+    #[prost(int64, tag = "2")]
+    pub(crate) deleted: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -97,6 +120,23 @@ pub(crate) struct RequestOp {
     pub(crate) request_range: Option<RangeRequest>,
     #[prost(message, optional, tag = "2")]
     pub(crate) request_put: Option<PutRequest>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) request_delete_range: Option<DeleteRangeRequest>,
+}
+
+impl RequestOp {
+    pub(crate) fn range(request: RangeRequest) -> Self {
+        Self { request_range: Some(request), ..Self::default() }
+    }
+
+    pub(crate) fn put(request: PutRequest) -> Self {
+        Self { request_put: Some(request), ..Self::default() }
+    }
+
+    pub(crate) fn delete(key: Bytes) -> Self {
+        let request_delete_range = Some(DeleteRangeRequest { key });
+        Self { request_delete_range, ..Self::default() }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,6 +155,8 @@ pub(crate) struct ResponseOp {
     pub(crate) response_range: Option<RangeResponse>,
     #[prost(message, optional, tag = "2")]
     pub(crate) response_put: Option<PutResponse>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) response_delete_range: Option<DeleteRangeResponse>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -151,6 +193,58 @@ pub(crate) struct CompactionRequest {
 pub(crate) struct CompactionResponse {
     #[prost(message, optional, tag = "1")]
     pub(crate) header: Option<ResponseHeader>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DefragmentRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DefragmentResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) create_request: Option<WatchCreateRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchCreateRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(crate) start_revision: i64,
+    #[prost(bool, tag = "6")]
+    pub(crate) prev_kv: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+    #[prost(int64, tag = "2")]
+    pub(crate) watch_id: i64,
+    #[prost(bool, tag = "3")]
+    pub(crate) created: bool,
+    #[prost(bool, tag = "4")]
+    pub(crate) canceled: bool,
+    #[prost(int64, tag = "5")]
+    pub(crate) compact_revision: i64,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) events: Vec<Event>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Event {
+    /// PUT is 0, DELETE 1.
+    #[prost(int32, tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) kv: Option<KeyValue>,
 }
 
 /// The revision an answer was given at; 0, which etcd never says, when it has no header.

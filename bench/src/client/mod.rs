@@ -2,28 +2,32 @@
 //!
 //! It shares two cores with etcd and with the hop that is measured, so what it spends, they lack.
 
+mod dial;
 pub(crate) mod etcd;
 mod grpc;
 mod scan;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod stream;
 
-#[cfg(test)]
-pub(crate) use grpc::frame;
-pub(crate) use grpc::{Answer, Decoded};
+pub(crate) use dial::{Certificates, Channel, Dial};
+pub(crate) use grpc::{Answer, Decoded, frame};
 pub(crate) use scan::{Listed, RangeScan};
+pub(crate) use stream::Stream;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use etcd::Method;
 use grpc::Deframer;
 use h2::client::{Builder, SendRequest};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header, uri::Authority};
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode, header,
+    uri::{Authority, Scheme},
+};
 use prost::Message;
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     task::JoinHandle,
 };
 
@@ -31,9 +35,10 @@ use tokio::{
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
+    scheme: Scheme,
     authority: Authority,
     /// Drives the connection until the last clone is gone.
-    _driver: Arc<Driver>,
+    driver: Arc<Driver>,
 }
 
 /// Large enough that it is never the client who holds a list back.
@@ -41,17 +46,10 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("connecting to {address}"))?;
-        stream.set_nodelay(true)?;
-        Self::over(stream, address).await
-    }
-
     pub(crate) async fn over(
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        address: SocketAddr,
+        scheme: Scheme,
+        authority: Authority,
     ) -> Result<Self> {
         let (sender, connection) = Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
@@ -59,13 +57,22 @@ impl Connection {
             .enable_push(false)
             .handshake(io)
             .await
-            .with_context(|| format!("beginning HTTP/2 with {address}"))?;
+            .with_context(|| format!("beginning HTTP/2 with {authority}"))?;
         let driver = tokio::spawn(async move {
             // Whoever has a call open sees the error there.
             connection.await.ok();
         });
-        let authority = address.to_string().parse()?;
-        Ok(Self { sender, authority, _driver: Arc::new(Driver(driver)) })
+        Ok(Self { sender, scheme, authority, driver: Arc::new(Driver(driver)) })
+    }
+
+    /// Whether both are the same connection.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.driver, &other.driver)
+    }
+
+    /// Breaks it for all who share it.
+    pub(crate) fn cut(&self) {
+        self.driver.0.abort();
     }
 
     /// Makes one unary call, and hands its answer to `A` as it arrives.
@@ -108,7 +115,7 @@ impl Connection {
 
     fn request(&self, method: Method) -> Request<()> {
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.scheme = Some(self.scheme.clone());
         uri.authority = Some(self.authority.clone());
         uri.path_and_query = Some(http::uri::PathAndQuery::from_static(method));
         let mut request = Request::new(());
@@ -143,7 +150,7 @@ impl Drop for Driver {
 /// Why an operation does not count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("gRPC status {0}")]
+    #[error("{}", status_name(*.0))]
     Status(u32),
     #[error("HTTP status {0}")]
     Http(u16),
@@ -160,10 +167,46 @@ pub(crate) enum Failure {
     Stale(&'static str),
 }
 
+/// As gRPC's own documents call it.
+fn status_name(code: u32) -> String {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    let name = usize::try_from(code).ok().and_then(|code| NAMES.get(code));
+    name.map_or_else(|| format!("gRPC status {code}"), |name| (*name).to_owned())
+}
+
 impl Failure {
     /// Whether it is an answer that etcd never gives, rather than none or a refusal.
     pub(crate) fn is_violation(&self) -> bool {
         matches!(self, Self::Wrong(_) | Self::Stale(_))
+    }
+
+    /// Whether nothing more can be asked on the connection.
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    /// Whether a write that failed so may have happened all the same.
+    pub(crate) fn leaves_in_doubt(&self) -> bool {
+        const REFUSED: [u32; 5] = [3, 7, 8, 12, 16];
+        !matches!(self, Self::Status(code) if REFUSED.contains(code))
     }
 }
 

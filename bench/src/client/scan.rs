@@ -3,6 +3,7 @@ use super::{
     etcd::{KeyValue, ResponseHeader},
     grpc::Answer,
 };
+use bytes::Bytes;
 use prost::Message;
 
 /// Reads a RangeResponse of any size without keeping it: key-values are counted and skipped, but
@@ -17,11 +18,15 @@ pub(crate) struct RangeScan {
     header: Vec<u8>,
     /// The key-value that is being kept, as far as it has come.
     small: Vec<u8>,
+    /// How the last one that is skipped begins: with its key.
+    head: Vec<u8>,
     listed: Listed,
 }
 
 /// Smaller than any object of a workload.
 const SMALL_BYTES_MAX: usize = 256;
+/// Room for any key of a workload.
+const HEAD_BYTES_MAX: usize = 256;
 /// More small ones are skipped like all others.
 const SMALL_KVS_MAX: usize = 8;
 
@@ -35,6 +40,8 @@ pub(crate) struct Listed {
     /// Length of the key-values that were skipped, each with key, value and revisions.
     pub(crate) kvs_bytes: u64,
     pub(crate) small: Vec<KeyValue>,
+    /// Where the next page begins behind.
+    pub(crate) last_key: Bytes,
     pub(crate) more: bool,
     pub(crate) count: u64,
 }
@@ -56,6 +63,10 @@ enum State {
         left: usize,
     },
     Small {
+        left: usize,
+    },
+    /// A key-value that is not kept.
+    Object {
         left: usize,
     },
     Skipped {
@@ -80,6 +91,13 @@ impl Answer for RangeScan {
                 State::Skipped { left } => {
                     let (taken, rest) = bytes.split_at(left.min(bytes.len()));
                     self.state = State::skipped(left - taken.len());
+                    rest
+                }
+                State::Object { left } => {
+                    let (taken, rest) = bytes.split_at(left.min(bytes.len()));
+                    let room = HEAD_BYTES_MAX.saturating_sub(self.head.len());
+                    self.head.extend_from_slice(&taken[..room.min(taken.len())]);
+                    self.state = State::object(left - taken.len());
                     rest
                 }
                 State::Header { left } => {
@@ -111,6 +129,10 @@ impl Answer for RangeScan {
         }
         let header = ResponseHeader::decode(self.header.as_slice());
         self.listed.revision = header.map_err(|_| Failure::Wrong("a bad header"))?.revision;
+        self.listed.last_key = match key_in(&self.head) {
+            Some(key) => Bytes::copy_from_slice(key),
+            None => self.listed.small.last().map(|kv| kv.key.clone()).unwrap_or_default(),
+        };
         Ok(self.listed)
     }
 }
@@ -141,10 +163,14 @@ impl RangeScan {
                     return self.small(length);
                 }
                 self.listed.kvs_bytes += number;
-                State::skipped(length)
+                self.head.clear();
+                State::object(length)
             }
             State::Length { .. } => State::skipped(length()?),
-            State::Header { .. } | State::Small { .. } | State::Skipped { .. } => self.state,
+            State::Header { .. }
+            | State::Small { .. }
+            | State::Object { .. }
+            | State::Skipped { .. } => self.state,
         })
     }
 
@@ -152,6 +178,7 @@ impl RangeScan {
         if left > 0 {
             return Ok(State::Small { left });
         }
+        self.head.clear();
         let kv = KeyValue::decode(self.small.as_slice());
         self.listed.small.push(kv.map_err(|_| Failure::Wrong("a bad key-value"))?);
         self.small.clear();
@@ -164,8 +191,27 @@ impl State {
         if left == 0 { Self::Tag } else { Self::Header { left } }
     }
 
+    fn object(left: usize) -> Self {
+        if left == 0 { Self::Tag } else { Self::Object { left } }
+    }
+
     fn skipped(left: usize) -> Self {
         if left == 0 { Self::Tag } else { Self::Skipped { left } }
+    }
+}
+
+/// The key of a key-value that begins so; none if there is no beginning.
+fn key_in(head: &[u8]) -> Option<&[u8]> {
+    const KEY_TAG: u8 = 0x0a;
+    let (&KEY_TAG, rest) = head.split_first()? else { return None };
+    let (&length, rest) = rest.split_first()?;
+    match usize::from(length) {
+        short if short < 0x80 => rest.get(..short),
+        // Two bytes of seven bits each are enough for what fits the head.
+        low => {
+            let (&high, rest) = rest.split_first()?;
+            rest.get(..(low & 0x7f) | usize::from(high) << 7)
+        }
     }
 }
 
@@ -225,6 +271,7 @@ mod tests {
             kvs: 5,
             kvs_bytes: response.kvs[2..].iter().map(|kv| kv.encoded_len() as u64).sum(),
             small: response.kvs[..2].to_vec(),
+            last_key: "/registry/pods/4".into(),
             more: true,
             count: 900,
         };
@@ -240,6 +287,20 @@ mod tests {
         let message = RangeResponse { kvs, ..response() }.encode_to_vec();
         let listed = scan(&message, message.len())?;
         assert_eq!((listed.kvs, listed.small.len()), (24, SMALL_KVS_MAX));
+        Ok(())
+    }
+
+    #[test]
+    fn knows_the_last_key_whatever_its_length() -> Result<(), Failure> {
+        for length in [1, 127, 128, 200] {
+            let key = Bytes::from(vec![b'k'; length]);
+            let last =
+                KeyValue { key: key.clone(), mod_revision: 7, value: vec![b'v'; 900].into() };
+            let mut answer = response();
+            answer.kvs.push(last);
+            let message = answer.encode_to_vec();
+            assert_eq!(scan(&message, 7)?.last_key, key);
+        }
         Ok(())
     }
 

@@ -8,7 +8,10 @@ use super::{
 };
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
-use http::{HeaderMap, Response};
+use http::{
+    HeaderMap, Response,
+    uri::{Authority, Scheme},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{io::DuplexStream, time::sleep};
 
@@ -35,8 +38,9 @@ pub(crate) enum Outcome {
 pub(crate) async fn connect(script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> Connection {
     let (client, server) = tokio::io::duplex(1 << 20);
     tokio::spawn(serve(server, Arc::new(script)));
-    let address = ([127, 0, 0, 1], 2379).into();
-    Connection::over(client, address).await.expect("the scripted server shakes hands")
+    let authority = Authority::from_static("127.0.0.1:2379");
+    let connection = Connection::over(client, Scheme::HTTP, authority).await;
+    connection.expect("the scripted server shakes hands")
 }
 
 async fn serve(io: DuplexStream, script: Arc<impl Fn(u64) -> Reply + Send + Sync + 'static>) {

@@ -15,12 +15,13 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    pub(crate) fn start() -> Result<Self> {
+    /// `name` is that of the thread.
+    pub(crate) fn start(name: &str) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         thread::Builder::new()
-            .name("apart".to_owned())
+            .name(name.to_owned())
             // What it hears is that the sender is gone.
             .spawn(move || runtime.block_on(stopped).ok())
             .context("starting a thread")?;
@@ -33,5 +34,10 @@ impl Apart {
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         self.handle.spawn(work).await?
+    }
+
+    /// Runs `work` there until it or the thread ends.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
     }
 }

@@ -3,22 +3,23 @@
 
 mod alarm;
 mod apart;
+mod meter;
 mod paced;
-mod processes;
+mod tally;
 
 pub(crate) use alarm::Precision;
 pub(crate) use apart::Apart;
-pub(crate) use paced::{Pace, run_paced};
-pub(crate) use processes::{Cost, Costs, Processes, Readings, ensure_memory, forget_peak};
+pub(crate) use meter::{Cost, Group, Meter, Reading, ensure_memory};
+pub(crate) use paced::{Pace, Schedule, run_at, run_paced};
+pub(crate) use tally::{Figures, Outcome, QUANTILES, Second, Tally};
 
-use crate::client::{Connection, Failure};
+use crate::client::{Channel, Connection, Failure};
 use anyhow::Result;
-use hdrhistogram::Histogram;
-use serde::Serialize;
-use std::{collections::BTreeMap, time::Duration};
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// What a loop does again and again.
@@ -33,7 +34,7 @@ pub(crate) trait Operation: Send + 'static {
 /// One request in flight, on a connection that others may share.
 #[derive(Debug)]
 pub(crate) struct Loop<O> {
-    pub(crate) connection: Connection,
+    pub(crate) channel: Channel,
     pub(crate) operation: O,
 }
 
@@ -41,88 +42,78 @@ pub(crate) struct Loop<O> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     Elapsed(Duration),
+    /// Of each loop.
     Operations(u64),
-}
-
-/// What came of a measurement.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Measurement {
-    #[serde(flatten)]
-    pub(crate) figures: Figures,
-    #[serde(flatten)]
-    pub(crate) costs: Costs,
-}
-
-/// What came of some loops. Latencies are of the operations that were answered rightly, and of all
-/// where a [`Pace`] says so.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Figures {
-    /// Those that were answered rightly.
-    pub(crate) operations: u64,
-    pub(crate) per_second: f64,
-    pub(crate) bytes_per_second: f64,
-    pub(crate) p50_ms: f64,
-    pub(crate) p99_ms: f64,
-    pub(crate) max_ms: f64,
-    /// Those that were not, by reason.
-    pub(crate) errors: BTreeMap<String, u64>,
-    /// How many of them are answers that etcd never gives.
-    pub(crate) violations: u64,
 }
 
 /// Far above any list behind any peer, so that only what hangs is cut off.
 const OPERATION_MAX: Duration = Duration::from_secs(60);
 
-/// Runs all loops at once, first for `warm_up` without counting.
-pub(crate) async fn measure<O: Operation>(
-    loops: Vec<Loop<O>>,
-    warm_up: Option<Duration>,
-    until: Until,
-    processes: &Processes,
-) -> Result<Measurement> {
-    let mut loops = loops;
-    if let Some(duration) = warm_up {
-        loops = run(loops, Until::Elapsed(duration)).await?.0;
-    }
-    let before = processes.read()?;
-    let (_, tally) = run(loops, until).await?;
-    let costs = processes.read()?.since(&before);
-    Ok(Measurement { figures: tally.figures(), costs })
-}
+/// Whoever lost its connection does not ask for another at once, and then again.
+const PAUSE_AFTER_LOSS: Duration = Duration::from_millis(100);
 
+/// Runs all loops at once, as tasks of the scheduler it is called on. Seconds count from `epoch`.
 pub(crate) async fn run<O: Operation>(
     loops: Vec<Loop<O>>,
     until: Until,
+    epoch: Instant,
 ) -> Result<(Vec<Loop<O>>, Tally)> {
     let start = Instant::now();
+    // Locked for each outcome, for moments; all loops are on one thread.
+    let tally = Arc::new(Mutex::new(Tally::new(epoch)));
     let mut running = JoinSet::new();
     for each in loops {
-        running.spawn(each.run(start, until));
+        running.spawn(each.run(start, until, Arc::clone(&tally)));
     }
-    let (mut loops, mut tally) = (Vec::new(), Tally::new());
+    let mut loops = Vec::new();
     while let Some(ended) = running.join_next().await {
-        let (each, part) = ended?;
-        loops.push(each);
-        tally.add(&part);
+        loops.push(ended?);
     }
+    let tally = tally.lock().clone();
     Ok((loops, tally))
 }
 
 impl<O: Operation> Loop<O> {
-    /// Ends early when the connection is gone: asking on would count one failure a thousand times.
-    async fn run(mut self, start: Instant, until: Until) -> (Self, Tally) {
-        let mut tally = Tally::new();
-        while until.goes_on(start, tally.attempts) {
+    async fn run(mut self, start: Instant, until: Until, tally: Arc<Mutex<Tally>>) -> Self {
+        let (mut attempts, mut operations, mut bytes) = (0, 0, 0);
+        while until.goes_on(start, attempts) {
             let asked = Instant::now();
-            let attempt = timeout(OPERATION_MAX, self.operation.perform(&self.connection)).await;
-            let result = attempt.unwrap_or(Err(Failure::Timeout));
-            tally.record(asked.elapsed(), &result);
-            if let Err(Failure::Lost(_)) = result {
-                break;
+            let result = self.once().await;
+            attempts += 1;
+            if let Ok(size) = &result {
+                operations += 1;
+                bytes += size;
+            }
+            let took = asked.elapsed();
+            tally.lock().record(&Outcome {
+                intended: asked,
+                took,
+                result: &result,
+                is_timed: false,
+            });
+            if result.is_err_and(|failure| failure.is_loss()) {
+                if !self.channel.can_reopen() {
+                    break;
+                }
+                sleep(PAUSE_AFTER_LOSS).await;
             }
         }
-        tally.end(until.elapsed(start));
-        (self, tally)
+        tally.lock().add_rate(operations, bytes, until.elapsed(start));
+        self
+    }
+
+    /// Asks once, on another connection if the last was lost.
+    async fn once(&mut self) -> Result<u64, Failure> {
+        let attempt = async {
+            let connection = self.channel.connection().await;
+            let connection = connection.map_err(|_| Failure::Lost("no connection".to_owned()))?;
+            let result = self.operation.perform(&connection).await;
+            if result.as_ref().is_err_and(Failure::is_loss) {
+                self.channel.give_up(&connection).await;
+            }
+            result
+        };
+        timeout(OPERATION_MAX, attempt).await.unwrap_or(Err(Failure::Timeout))
     }
 }
 
@@ -143,94 +134,12 @@ impl Until {
     }
 }
 
-/// What one loop counted, or several.
-#[derive(Clone, Debug)]
-pub(crate) struct Tally {
-    attempts: u64,
-    operations: u64,
-    bytes: u64,
-    per_second: f64,
-    bytes_per_second: f64,
-    latency_us: Histogram<u64>,
-    errors: BTreeMap<String, u64>,
-    violations: u64,
-}
-
-impl Tally {
-    fn new() -> Self {
-        let highest_us = OPERATION_MAX.as_micros() as u64;
-        Self {
-            attempts: 0,
-            operations: 0,
-            bytes: 0,
-            per_second: 0.0,
-            bytes_per_second: 0.0,
-            latency_us: Histogram::new_with_max(highest_us, 3).expect("the bounds are valid"),
-            errors: BTreeMap::new(),
-            violations: 0,
-        }
-    }
-
-    fn record(&mut self, latency: Duration, result: &Result<u64, Failure>) {
-        self.attempts += 1;
-        match result {
-            Ok(bytes) => {
-                self.operations += 1;
-                self.bytes += bytes;
-                self.time(latency);
-            }
-            Err(failure) => {
-                *self.errors.entry(failure.to_string()).or_default() += 1;
-                self.violations += u64::from(failure.is_violation());
-            }
-        }
-    }
-
-    fn time(&mut self, latency: Duration) {
-        self.latency_us.saturating_record(latency.as_micros() as u64);
-    }
-
-    /// Rates are of each loop over its own time, and then summed: a loop whose last list ends early
-    /// does not idle in the figures until the slowest has ended.
-    fn end(&mut self, elapsed: Duration) {
-        self.per_second = self.operations as f64 / elapsed.as_secs_f64();
-        self.bytes_per_second = self.bytes as f64 / elapsed.as_secs_f64();
-    }
-
-    pub(crate) fn add(&mut self, part: &Self) {
-        self.attempts += part.attempts;
-        self.operations += part.operations;
-        self.bytes += part.bytes;
-        self.per_second += part.per_second;
-        self.bytes_per_second += part.bytes_per_second;
-        self.latency_us.add(&part.latency_us).expect("all have the same bounds");
-        for (reason, count) in &part.errors {
-            *self.errors.entry(reason.clone()).or_default() += count;
-        }
-        self.violations += part.violations;
-    }
-
-    pub(crate) fn figures(self) -> Figures {
-        let quantile_ms = |q| self.latency_us.value_at_quantile(q) as f64 / 1000.0;
-        Figures {
-            operations: self.operations,
-            per_second: self.per_second,
-            bytes_per_second: self.bytes_per_second,
-            p50_ms: quantile_ms(0.5),
-            p99_ms: quantile_ms(0.99),
-            max_ms: self.latency_us.max() as f64 / 1000.0,
-            errors: self.errors,
-            violations: self.violations,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         client::scripted::{self, Outcome, Reply},
-        workload::Put,
+        operation::Put,
     };
 
     fn after(millis: u64, outcome: Outcome) -> Reply {
@@ -244,9 +153,14 @@ mod tests {
     /// Puts in one loop, each answered as the script says.
     async fn puts(until: Until, script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> Figures {
         let connection = scripted::connect(script).await;
-        let loops = vec![Loop { connection, operation: Put::new(0) }];
-        let measured = measure(loops, None, until, &Processes::only_client()).await;
-        measured.expect("loops do not panic").figures
+        let channel = Channel::once(connection);
+        let loops = vec![Loop { channel, operation: Put::scripted(0) }];
+        figures(loops, until).await
+    }
+
+    async fn figures(loops: Vec<Loop<Put>>, until: Until) -> Figures {
+        let (_, tally) = run(loops, until, Instant::now()).await.expect("loops do not panic");
+        tally.figures()
     }
 
     fn assert_near(value: f64, expected: f64) {
@@ -275,11 +189,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn loops_in_flight_together_add_up() {
         let connection = scripted::connect(|n| right(100, n)).await;
-        let new = |n| Loop { connection: connection.clone(), operation: Put::new(n) };
+        let channel = Channel::once(connection);
+        let new = |n| Loop { channel: channel.clone(), operation: Put::scripted(n) };
         let until = Until::Elapsed(Duration::from_secs(10));
-        let loops = (0..16).map(new).collect();
-        let measured = measure(loops, None, until, &Processes::only_client()).await;
-        assert_near(measured.expect("loops do not panic").figures.per_second, 160.0);
+        assert_near(figures((0..16).map(new).collect(), until).await.per_second, 160.0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,7 +209,7 @@ mod tests {
         assert_eq!(
             errors,
             [
-                ("gRPC status 14", 10),
+                ("UNAVAILABLE", 10),
                 ("no answer in time", 1),
                 ("stream reset: stream no longer needed", 10),
                 ("wrong answer: a message that is cut short", 1),
@@ -329,11 +242,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_warms_up_is_not_counted() {
-        let connection = scripted::connect(|n| right(if n < 5 { 900 } else { 20 }, n)).await;
-        let loops = vec![Loop { connection, operation: Put::new(0) }];
-        let (warm_up, until) = (Some(Duration::from_millis(4000)), Until::Operations(10));
-        let measured = measure(loops, warm_up, until, &Processes::only_client()).await;
-        assert_near(measured.expect("loops do not panic").figures.max_ms, 20.0);
+    async fn a_time_line_shows_in_which_second_the_server_stalled() {
+        // Ten a second; the eleventh takes two seconds and a half.
+        let script = |n| right(if n == 10 { 2500 } else { 100 }, n);
+        let measured = puts(Until::Elapsed(Duration::from_secs(6)), script).await;
+        let line: Vec<_> = measured.seconds.iter().map(|s| (s.second, s.operations)).collect();
+        assert_eq!(line, [(0, 10), (1, 1), (3, 5), (4, 10), (5, 10)]);
+        assert_near(measured.seconds[1].max_ms, 2500.0);
+        assert_near(measured.seconds[0].p99_ms, 100.0);
     }
 }

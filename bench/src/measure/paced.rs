@@ -1,13 +1,10 @@
 //! Open loops: operations begin when they are meant to, however long those before them take.
 
-use super::{Loop, OPERATION_MAX, Operation, Precision, Tally, alarm::Alarm};
+use super::{Loop, Operation, Outcome, Precision, Tally, alarm::Alarm};
 use crate::client::Failure;
 use anyhow::{Result, ensure};
 use std::{collections::VecDeque, time::Duration};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinSet, time::Instant};
 
 /// How many operations begin, and when.
 #[derive(Clone, Copy, Debug)]
@@ -20,64 +17,99 @@ pub(crate) struct Pace {
     pub(crate) precision: Precision,
 }
 
-/// Latencies count from the intended time. If no loop is idle then, the operation begins when one
-/// is, and that wait is part of what it took: nothing is left out because the target was slow.
+/// How operations that have their own times are counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// Over which rates are.
+    pub(crate) lasts: Duration,
+    pub(crate) times_failures: bool,
+    pub(crate) precision: Precision,
+}
+
 pub(crate) async fn run_paced<O: Operation>(
     loops: Vec<Loop<O>>,
     pace: Pace,
+    epoch: Instant,
+) -> Result<(Vec<Loop<O>>, Tally)> {
+    let Pace { per_second, duration, times_failures, precision } = pace;
+    let times = (0..pace.operations()).map(|n| Duration::from_secs_f64(n as f64 / per_second));
+    run_at(loops, times, Schedule { lasts: duration, times_failures, precision }, epoch).await
+}
+
+/// One operation at each of these times from now on, which are in their order. Latencies count from
+/// the intended time. If no loop is idle then, the operation begins when one is, and that wait is part
+/// of what it took: nothing is left out because the target was slow.
+pub(crate) async fn run_at<O: Operation>(
+    loops: Vec<Loop<O>>,
+    times: impl Iterator<Item = Duration>,
+    schedule: Schedule,
+    epoch: Instant,
 ) -> Result<(Vec<Loop<O>>, Tally)> {
     ensure!(!loops.is_empty(), "an open loop needs something that asks");
-    let (mut alarm, start) = (Alarm::new(pace.precision)?, Instant::now());
+    let (mut alarm, start) = (Alarm::new(schedule.precision)?, Instant::now());
     let (mut idle, mut busy) = (VecDeque::from(loops), JoinSet::new());
-    let mut tally = Tally::new();
-    for n in 0..pace.operations() {
-        let intended = start + Duration::from_secs_f64(n as f64 / pace.per_second);
+    let mut count = Count { schedule, tally: Tally::new(epoch), operations: 0, bytes: 0 };
+    for time in times {
+        let intended = start + time;
         alarm.at(intended).await?;
         while let Some(ended) = busy.try_join_next() {
-            idle.push_back(pace.record(&mut tally, ended?));
+            idle.push_back(count.record(ended?));
         }
         if idle.is_empty()
             && let Some(ended) = busy.join_next().await
         {
-            idle.push_back(pace.record(&mut tally, ended?));
+            idle.push_back(count.record(ended?));
         }
         if let Some(each) = idle.pop_front() {
-            busy.spawn(each.once(intended));
+            busy.spawn(each.at(intended));
         }
     }
     while let Some(ended) = busy.join_next().await {
-        idle.push_back(pace.record(&mut tally, ended?));
+        idle.push_back(count.record(ended?));
     }
-    tally.end(start.elapsed().max(pace.duration));
+    let Count { mut tally, operations, bytes, .. } = count;
+    tally.add_rate(operations, bytes, start.elapsed().max(schedule.lasts));
     Ok((idle.into(), tally))
 }
 
 /// What came of one operation, and the loop that made it.
 struct Ended<O> {
     each: Loop<O>,
-    latency: Duration,
+    intended: Instant,
+    took: Duration,
     result: Result<u64, Failure>,
+}
+
+struct Count {
+    schedule: Schedule,
+    tally: Tally,
+    operations: u64,
+    bytes: u64,
+}
+
+impl Count {
+    fn record<O>(&mut self, ended: Ended<O>) -> Loop<O> {
+        let Ended { each, intended, took, result } = ended;
+        if let Ok(size) = &result {
+            self.operations += 1;
+            self.bytes += size;
+        }
+        let is_timed = self.schedule.times_failures;
+        self.tally.record(&Outcome { intended, took, result: &result, is_timed });
+        each
+    }
 }
 
 impl Pace {
     fn operations(&self) -> u64 {
         (self.per_second * self.duration.as_secs_f64()).round() as u64
     }
-
-    fn record<O>(&self, tally: &mut Tally, ended: Ended<O>) -> Loop<O> {
-        tally.record(ended.latency, &ended.result);
-        if self.times_failures && ended.result.is_err() {
-            tally.time(ended.latency);
-        }
-        ended.each
-    }
 }
 
 impl<O: Operation> Loop<O> {
-    async fn once(mut self, intended: Instant) -> Ended<O> {
-        let attempt = timeout(OPERATION_MAX, self.operation.perform(&self.connection)).await;
-        let result = attempt.unwrap_or(Err(Failure::Timeout));
-        Ended { each: self, latency: intended.elapsed(), result }
+    async fn at(mut self, intended: Instant) -> Ended<O> {
+        let result = self.once().await;
+        Ended { each: self, intended, took: intended.elapsed(), result }
     }
 }
 
@@ -85,9 +117,12 @@ impl<O: Operation> Loop<O> {
 mod tests {
     use super::*;
     use crate::{
-        client::scripted::{self, Outcome, Reply},
+        client::{
+            Channel,
+            scripted::{self, Outcome, Reply},
+        },
         measure::Figures,
-        workload::Put,
+        operation::Put,
     };
 
     const TEN_A_SECOND: Pace = Pace {
@@ -101,10 +136,11 @@ mod tests {
     async fn puts(loops: usize, pace: Pace, script: fn(u64) -> Reply) -> Figures {
         let mut idle = Vec::new();
         for _ in 0..loops {
-            let connection = scripted::connect(script).await;
-            idle.push(Loop { connection, operation: Put::new(0) });
+            let channel = Channel::once(scripted::connect(script).await);
+            idle.push(Loop { channel, operation: Put::scripted(0) });
         }
-        let (idle, tally) = run_paced(idle, pace).await.expect("loops do not panic");
+        let (idle, tally) =
+            run_paced(idle, pace, Instant::now()).await.expect("loops do not panic");
         assert_eq!(idle.len(), loops);
         tally.figures()
     }
@@ -151,10 +187,10 @@ mod tests {
             _ => after(20, n),
         };
         let timed = puts(1, TEN_A_SECOND, script).await;
-        assert_eq!((timed.operations, timed.errors["gRPC status 8"]), (90, 10));
+        assert_eq!((timed.operations, timed.errors["RESOURCE_EXHAUSTED"]), (90, 10));
         assert_near(timed.max_ms, 70.0);
         let untimed = puts(1, Pace { times_failures: false, ..TEN_A_SECOND }, script).await;
-        assert_eq!((untimed.operations, untimed.errors["gRPC status 8"]), (90, 10));
+        assert_eq!((untimed.operations, untimed.errors["RESOURCE_EXHAUSTED"]), (90, 10));
         assert_near(untimed.max_ms, 20.0);
     }
 }

@@ -31,6 +31,15 @@ impl Spread {
     pub(super) fn median(&self) -> f64 {
         self.median
     }
+
+    /// How far the rounds are from their median, as a part of it; `unknown` where one round says
+    /// nothing of that.
+    pub(super) fn noise(&self, unknown: f64) -> f64 {
+        if self.rounds < 2 || self.median <= 0.0 {
+            return unknown;
+        }
+        (self.highest - self.median).max(self.median - self.lowest) / self.median
+    }
 }
 
 impl fmt::Display for Spread {
@@ -44,7 +53,7 @@ impl fmt::Display for Spread {
 }
 
 /// Three digits that matter, and thousands separated.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 999.5 => thousands(value),
         large if large >= 99.95 => format!("{value:.0}"),

@@ -1,134 +1,108 @@
-//! What was measured: as tables for people, as JSON with every sample, and where it was measured.
+//! What was measured, for people: a page, Markdown, and what changed since another run.
 
+mod chart;
+mod compare;
 mod environment;
 mod figures;
-mod passthrough;
-mod rows;
-mod storm;
+mod html;
+mod markdown;
+mod scale;
+mod table;
 
-pub(crate) use passthrough::Sample as PassthroughSample;
-pub(crate) use storm::{
-    HotKeyFigures, Outcome as StormOutcome, Sample as StormSample, StormFigures,
-};
+pub(crate) use compare::{Comparison, compare};
+pub(crate) use environment::environment;
+pub(crate) use figures::number;
 
 use crate::{
-    measure::Costs,
-    target::{Programs, Target},
+    measure::Group,
+    result::{Results, Sample},
+    scenario::{Figure, Headline},
 };
 use anyhow::{Context, Result};
-use environment::Environment;
-use serde::Serialize;
+use clap::Args;
+use figures::{BYTES_PER_MIB, Spread};
 use std::{
-    collections::BTreeMap,
-    fmt::{self, Display, Write},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-/// One experiment of one target in one round.
-pub(crate) trait Sample: Display + Serialize + Sized {
-    type Experiment: Copy + Display + PartialEq;
+/// Where a report goes.
+#[derive(Args, Debug)]
+pub(crate) struct Outputs {
+    /// Where to write every single measurement
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 
-    fn experiment(&self) -> Self::Experiment;
-    fn target(&self) -> Target;
-    fn round(&self) -> usize;
-    fn costs(&self) -> &Costs;
-    /// What was not answered rightly, by part of the experiment and by reason.
-    fn errors(&self) -> Vec<(&'static str, &BTreeMap<String, u64>)>;
-    /// Whether the run may count as a success.
-    fn is_right(&self) -> bool;
-    fn tables(out: &mut impl Write, samples: &[Self]) -> fmt::Result;
+    /// Where to write the page, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Where to write the tables, which are printed in any case
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
-/// All samples so far, and what must be known about them.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report<S> {
-    environment: Environment,
-    notes: Vec<String>,
-    failures: Vec<String>,
-    samples: Vec<S>,
-}
-
-impl<S: Sample> Report<S> {
-    pub(crate) fn new(programs: &Programs, targets: &[Target], notes: &[String]) -> Result<Self> {
-        let environment = Environment::here(programs.versions(targets)?)?;
-        Ok(Self { environment, notes: notes.to_vec(), failures: Vec::new(), samples: Vec::new() })
-    }
-
-    pub(crate) fn add(&mut self, sample: S) {
-        eprintln!("round {}: {sample}", sample.round() + 1);
-        self.samples.push(sample);
-    }
-
-    /// Says something that a reader of the figures must know.
-    pub(crate) fn note(&mut self, note: String) {
-        self.notes.push(note);
-    }
-
-    /// Says what could not be measured, and why.
-    pub(crate) fn failure(&mut self, failure: String) {
-        eprintln!("{failure}");
-        self.failures.push(failure);
-    }
-
-    /// Whether everything was measured and every single answer was right.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.failures.is_empty() && self.samples.iter().all(Sample::is_right)
-    }
-
-    /// Prints the tables, and writes the files that were asked for.
-    pub(crate) fn write(&self, json: Option<&Path>, markdown: Option<&Path>) -> Result<()> {
-        let text = self.to_string();
-        println!("{text}");
-        if let Some(path) = markdown {
+impl Outputs {
+    pub(crate) fn write(&self, results: &Results) -> Result<()> {
+        // First what cannot be had again.
+        if let Some(path) = &self.json {
+            write(path, &serde_json::to_string(results)?)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &html::page(results))?;
+        }
+        let text = markdown::text(results);
+        if let Some(path) = &self.markdown {
             write(path, &text)?;
         }
-        if let Some(path) = json {
-            write(path, &serde_json::to_string_pretty(self)?)?;
-        }
+        println!("{text}");
         Ok(())
     }
 }
 
-impl<S: Sample> Display for Report<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.environment)?;
-        let others = self.samples.iter().map(|sample| sample.costs().others_cores);
-        if let Some(cores) = figures::Spread::of(others) {
-            writeln!(f, "- Cores that other work took during the samples: {cores}")?;
-        }
-        for note in self.notes.iter().chain(&self.failures) {
-            writeln!(f, "- {note}")?;
-        }
-        S::tables(f, &self.samples)?;
-        errors(f, &self.samples)
-    }
-}
-
-/// Every operation that was not answered rightly, by reason.
-fn errors<S: Sample>(out: &mut impl Write, samples: &[S]) -> fmt::Result {
-    let any = |sample: &&S| sample.errors().iter().any(|(_, errors)| !errors.is_empty());
-    let failed: Vec<_> = samples.iter().filter(any).collect();
-    if failed.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "\n### Errors\n")?;
-    for sample in failed {
-        let (experiment, target, round) =
-            (sample.experiment(), sample.target(), sample.round() + 1);
-        for (part, errors) in sample.errors() {
-            let of_part = if part.is_empty() { String::new() } else { format!(", {part}") };
-            for (reason, count) in errors {
-                writeln!(
-                    out,
-                    "- {experiment} of {target}, round {round}{of_part}: {count} × {reason}"
-                )?;
-            }
-        }
-    }
-    Ok(())
-}
-
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// What a headline speaks of, in one sample.
+pub(crate) fn figure(sample: &Sample, headline: &Headline) -> Option<f64> {
+    let phase = sample.phase(&headline.phase)?;
+    let mib = |bytes: u64| bytes as f64 / BYTES_PER_MIB;
+    let part = || phase.part(&headline.of);
+    // Nothing that was not answered has a latency.
+    let timed = || part().filter(|figures| figures.max_ms > 0.0);
+    match headline.figure {
+        Figure::PerSecond => part().map(|figures| figures.per_second),
+        Figure::MibPerSecond => part().map(|figures| figures.bytes_per_second / BYTES_PER_MIB),
+        Figure::P50Ms => timed().map(|figures| figures.p50_ms),
+        Figure::P99Ms => timed().map(|figures| figures.p99_ms),
+        Figure::MaxMs => timed().map(|figures| figures.max_ms),
+        Figure::EtcdCpu => phase.costs.get(&Group::Etcd).map(|cost| cost.cpu_seconds),
+        Figure::EtcdPeakMib => phase.costs.get(&Group::Etcd).map(|cost| mib(cost.rss_peak_bytes)),
+        Figure::PeerPeakMib => phase.costs.get(&Group::Peer).map(|cost| mib(cost.rss_peak_bytes)),
+    }
+}
+
+impl Figure {
+    fn unit(self) -> &'static str {
+        match self {
+            Self::PerSecond => "/s",
+            Self::MibPerSecond => "MiB/s",
+            Self::P50Ms => "p50 ms",
+            Self::P99Ms => "p99 ms",
+            Self::MaxMs => "max ms",
+            Self::EtcdCpu => "etcd CPU s",
+            Self::EtcdPeakMib => "etcd peak MiB",
+            Self::PeerPeakMib => "peer peak MiB",
+        }
+    }
+
+    fn more_is_better(self) -> bool {
+        matches!(self, Self::PerSecond | Self::MibPerSecond)
+    }
+}
+
+/// Of all rounds.
+fn spread(results: &Results, scenario: &str, target: &str, headline: &Headline) -> Option<Spread> {
+    Spread::of(results.of(scenario, Some(target)).filter_map(|sample| figure(sample, headline)))
 }

@@ -1,21 +1,16 @@
-use super::process::Process;
-use anyhow::Result;
-use std::{net::SocketAddr, path::Path};
+use seawall_testkit::Program;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// etcd's own proxy, of the same binary, with its defaults.
-pub(super) fn start(
-    etcd: &Path,
-    address: SocketAddr,
-    upstream: SocketAddr,
-    dir: &Path,
-) -> Result<Process> {
+pub(super) fn program(etcd: PathBuf, address: SocketAddr, upstream: &[SocketAddr]) -> Program {
+    let endpoints: Vec<_> = upstream.iter().map(|member| format!("http://{member}")).collect();
     let args = [
         "grpc-proxy".to_owned(),
         "start".to_owned(),
-        format!("--endpoints=http://{upstream}"),
+        format!("--endpoints={}", endpoints.join(",")),
         format!("--listen-addr={address}"),
         // It dials this itself, and would try a fixed port.
         format!("--advertise-client-url={address}"),
     ];
-    Process::start("grpc-proxy", etcd, args, dir)
+    Program { path: etcd, args: args.map(Into::into).into(), env: Vec::new() }
 }

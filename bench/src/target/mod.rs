@@ -1,25 +1,27 @@
-//! What is measured: etcd itself, or one peer that stands in front of it.
+//! What is measured: etcd itself, one peer that stands in front of it, or whatever serves somewhere.
 
 mod grpc_proxy;
 mod haproxy;
-mod process;
+mod subject;
+
+pub(crate) use subject::{Endpoint, Subject};
 
 use crate::{
     client::{
-        Connection, RangeScan,
+        Dial, RangeScan,
         etcd::{self, RangeRequest, RangeResponse},
     },
-    workload::Objects,
+    data::{DataSet, Resource},
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use process::Process;
-use seawall_testkit::{Binaries, Cluster, SeawallProcess, eventually};
+use seawall_testkit::{Binaries, Cluster, Member, Process, SeawallProcess, eventually};
 use serde::Serialize;
 use std::{
     env,
     ffi::OsString,
     fmt,
+    fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
@@ -57,48 +59,56 @@ pub(crate) struct Programs {
 /// A target that serves. What was started for it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    address: SocketAddr,
+    dial: Dial,
     peer: Option<Peer>,
 }
 
 #[derive(Debug)]
 enum Peer {
-    Process(Process),
+    /// A program, and the file that takes what it prints.
+    Process(Process, PathBuf),
     Seawall(SeawallProcess),
 }
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 impl Target {
-    /// Starts it in front of the first member of `etcd`, and waits until it answers a read.
-    pub(crate) async fn start(self, programs: &Programs, etcd: &Cluster) -> Result<Running> {
-        let upstream = etcd.member(0).address();
+    /// Starts it in front of all members of `etcd`, and waits until it answers a read. One with a
+    /// mirror also holds what is there of `read`.
+    pub(crate) async fn start(
+        self,
+        programs: &Programs,
+        etcd: &Cluster,
+        data: &DataSet,
+        read: &[Resource],
+    ) -> Result<Running> {
+        let upstream: Vec<_> = etcd.members().iter().map(Member::address).collect();
         let running = match self {
-            Self::Direct => Running { address: upstream, peer: None },
+            Self::Direct => Running { dial: Dial::plain(upstream), peer: None },
             Self::Seawall | Self::SeawallMirror => {
-                let peer = self.seawall(programs, upstream).await?;
-                Running { address: peer.address("main")?, peer: Some(Peer::Seawall(peer)) }
+                let peer = self.seawall(programs, &etcd.endpoints()).await?;
+                let dial = Dial::plain([peer.address("main")?]);
+                Running { dial, peer: Some(Peer::Seawall(peer)) }
             }
             Self::GrpcProxy | Self::HaproxyTcp | Self::HaproxyH2 => {
                 let address = free_address()?;
-                let peer = self.spawn(programs, address, upstream, etcd.dir())?;
-                Running { address, peer: Some(Peer::Process(peer)) }
+                let peer = self.spawn(programs, address, &upstream, etcd.dir())?;
+                Running { dial: Dial::plain([address]), peer: Some(peer) }
             }
         };
         let starting = || format!("starting {self}");
-        running.serves().await.with_context(starting)?;
+        running.serves(data).await.with_context(starting)?;
         if self == Self::SeawallMirror {
-            running.remembers().await.with_context(starting)?;
+            running.remembers(data, read).await.with_context(starting)?;
         }
         Ok(running)
     }
 
-    async fn seawall(self, programs: &Programs, upstream: SocketAddr) -> Result<SeawallProcess> {
-        let upstream = format!("http://{upstream}");
+    async fn seawall(self, programs: &Programs, upstream: &[String]) -> Result<SeawallProcess> {
         let mirror = if self == Self::SeawallMirror { "enforce" } else { "off" };
         SeawallProcess::builder()
             .binary(&programs.seawall)
-            .args(["--upstream", &upstream, "--mirror", mirror])
+            .args(["--upstream", &upstream.join(","), "--mirror", mirror])
             .args(&programs.seawall_args)
             .start()
             .await
@@ -108,15 +118,18 @@ impl Target {
         self,
         programs: &Programs,
         address: SocketAddr,
-        upstream: SocketAddr,
+        upstream: &[SocketAddr],
         dir: &Path,
-    ) -> Result<Process> {
-        let mode = match self {
-            Self::HaproxyTcp => haproxy::Mode::Tcp,
-            Self::HaproxyH2 => haproxy::Mode::Http2,
-            _ => return grpc_proxy::start(&programs.etcd.etcd(), address, upstream, dir),
+    ) -> Result<Peer> {
+        let haproxy =
+            |mode| haproxy::program(programs.haproxy.clone(), mode, address, upstream, dir);
+        let program = match self {
+            Self::HaproxyTcp => haproxy(haproxy::Mode::Tcp)?,
+            Self::HaproxyH2 => haproxy(haproxy::Mode::Http2)?,
+            _ => grpc_proxy::program(programs.etcd.etcd(), address, upstream),
         };
-        haproxy::start(&programs.haproxy, mode, address, upstream, dir)
+        let log = dir.join("peer.log");
+        Ok(Peer::Process(Process::spawn(&program, File::create(&log)?)?, log))
     }
 
     /// The program it needs beside etcd.
@@ -146,20 +159,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// All of them, each time another first.
-pub(crate) fn in_turn(targets: &[Target], turn: usize) -> impl Iterator<Item = Target> {
-    let first = turn % targets.len();
-    targets[first..].iter().chain(&targets[..first]).copied()
-}
-
 impl Programs {
-    /// One member, with the largest quota etcd's authors recommend: it is used up by history
-    /// between compactions.
-    pub(crate) async fn start_etcd(&self) -> Result<Cluster> {
-        let args = ["--log-level=error", "--quota-backend-bytes=8589934592"];
-        Cluster::builder().binaries(&self.etcd).extra_args(args).start().await
-    }
-
     /// What the program of each target says it is.
     pub(crate) fn versions(&self, targets: &[Target]) -> Result<Vec<String>> {
         let mut versions = vec![first_line(&self.etcd.etcd(), "--version")?];
@@ -174,14 +174,19 @@ impl Programs {
 }
 
 impl Running {
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// One that was not started here.
+    pub(crate) fn elsewhere(dial: Dial) -> Self {
+        Self { dial, peer: None }
+    }
+
+    pub(crate) fn dial(&self) -> &Dial {
+        &self.dial
     }
 
     /// The process between client and etcd, if there is one.
     pub(crate) fn peer_pid(&self) -> Option<u32> {
         self.peer.as_ref().map(|peer| match peer {
-            Peer::Process(process) => process.pid(),
+            Peer::Process(process, _) => process.pid(),
             Peer::Seawall(seawall) => seawall.pid(),
         })
     }
@@ -189,61 +194,74 @@ impl Running {
     /// # Errors
     ///
     /// When the peer has ended; says how, and its last words.
-    pub(crate) async fn still_runs(&mut self) -> Result<()> {
-        let ended = match &mut self.peer {
-            None => None,
-            Some(Peer::Process(process)) => {
-                process.ended()?.map(|status| (status, process.output()))
-            }
-            Some(Peer::Seawall(seawall)) => {
-                let status = seawall.wait(Duration::ZERO).await.ok();
-                let last = || format!("{:?}", seawall.log().last());
-                status.map(|status| (status, last()))
-            }
-        };
-        match ended {
+    pub(crate) async fn still_runs(&self) -> Result<()> {
+        match &self.peer {
             None => Ok(()),
-            Some((status, words)) => bail!("the peer ended with {status}: {words}"),
+            Some(Peer::Process(process, _)) if process.is_running() => Ok(()),
+            Some(Peer::Process(process, log)) => {
+                let status = process.wait().await?;
+                bail!("the peer ended with {status}: {}", last_lines(log))
+            }
+            Some(Peer::Seawall(seawall)) => match seawall.wait(Duration::ZERO).await {
+                Err(_) => Ok(()),
+                Ok(status) => bail!("seawall ended with {status}: {:?}", seawall.log().last()),
+            },
         }
     }
 
-    /// Lists all objects there may be until they are in memory.
-    async fn remembers(&self) -> Result<()> {
+    /// Lists what is going to be read until it is in memory.
+    async fn remembers(&self, data: &DataSet, read: &[Resource]) -> Result<()> {
         let Some(Peer::Seawall(seawall)) = &self.peer else { return Ok(()) };
-        let all = [Objects::Of2KiB, Objects::Of10KiB];
         eventually(START_DEADLINE, "all objects to be in memory", async || {
-            let connection = Connection::open(self.address).await?;
-            for objects in all {
+            let connection = self.dial.open(0).await?;
+            for &resource in read {
                 let request = RangeRequest {
-                    key: objects.prefix().into(),
-                    range_end: objects.range_end().into(),
-                    limit: 0,
+                    key: data.prefix(resource).into(),
+                    range_end: data.range_end(resource),
+                    ..RangeRequest::default()
                 };
                 connection.call::<RangeScan>(etcd::RANGE, &request).await?;
             }
             let log = seawall.log();
-            let loaded = log.iter().filter(|line| line.message() == "mirror: loaded").count();
-            ensure!(loaded >= all.len(), "{loaded} collections are");
+            for &resource in read {
+                // A resource may be a part of a collection.
+                let bare = data.bare(resource);
+                let holds = |name: &str| bare.starts_with(name.as_bytes());
+                let loaded = log.iter().any(|line| {
+                    line.message() == "mirror: loaded"
+                        && line.text("tier") == Some("Value")
+                        && line.text("collection").is_some_and(holds)
+                });
+                ensure!(loaded, "{} are not", resource.path());
+            }
             Ok(())
         })
         .await
     }
 
-    async fn serves(&self) -> Result<()> {
-        let request = RangeRequest::of_key("/registry/health");
+    async fn serves(&self, data: &DataSet) -> Result<()> {
+        let request = RangeRequest::of_key(format!("{}/health", data.root()));
         let serves = eventually(START_DEADLINE, "it to answer a read", async || {
-            let connection = Connection::open(self.address).await?;
+            let connection = self.dial.open(0).await?;
             connection.unary::<RangeResponse>(etcd::RANGE, &request).await?;
             Ok(())
         })
         .await;
         match &self.peer {
-            Some(Peer::Process(process)) => {
-                serves.with_context(|| format!("it printed {}", process.output()))
+            Some(Peer::Process(_, log)) => {
+                serves.with_context(|| format!("it printed {}", last_lines(log)))
             }
             _ => serves,
         }
     }
+}
+
+/// The last of what a program printed.
+fn last_lines(log: &Path) -> String {
+    const LINES: usize = 10;
+    let printed = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
+    let lines: Vec<&str> = printed.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// Neither HAProxy nor grpc-proxy reports which port it took, so one is chosen for them.

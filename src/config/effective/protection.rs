@@ -165,11 +165,18 @@ impl Page<'_> {
     }
 
     pub(super) fn attribution(&mut self, config: &attribution::Config) {
-        let attribution::Config { entries, slow, heavy_bytes, log_per_minute } = config;
+        let attribution::Config { entries, slow, heavy_bytes, log_per_minute, trace } = config;
         self.value("entries", entries, "");
         self.duration("slow", *slow);
         self.size("heavy", *heavy_bytes);
         self.value("log_per_minute", log_per_minute, "");
+        // What is not recorded has no bounds either.
+        let Some(attribution::TraceConfig { file, bytes_max, hash_keys }) = trace else { return };
+        self.section("trace", |page| {
+            page.file("file", Some(file.as_path()), "");
+            page.size("max", *bytes_max);
+            page.value("hash_keys", hash_keys, "");
+        });
     }
 
     pub(super) fn patterns(&mut self, key: &str, patterns: &[Pattern], meaning: &str) {

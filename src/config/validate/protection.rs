@@ -150,12 +150,19 @@ impl Checks<'_> {
     }
 
     pub(super) fn attribution(&mut self, file: &file::Attribution) -> attribution::Config {
-        let file::Attribution { entries, slow, heavy, log_per_minute } = *file;
+        let file::Attribution { entries, slow, heavy, log_per_minute, ref trace } = *file;
+        let file::Trace { file, max, hash_keys } = trace;
+        let bytes_max = self.size("attribution.trace.max", *max, Size(1)..=SIZE_MAX);
         attribution::Config {
             entries: self.number("attribution.entries", entries, 1..=ENTRIES_MAX) as usize,
             slow: self.duration("attribution.slow", slow, MILLISECOND),
             heavy_bytes: self.size("attribution.heavy", heavy, Size(1)..=SIZE_MAX),
             log_per_minute,
+            trace: file.clone().map(|file| attribution::TraceConfig {
+                file,
+                bytes_max,
+                hash_keys: *hash_keys,
+            }),
         }
     }
 }

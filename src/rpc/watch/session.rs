@@ -103,10 +103,6 @@ enum Asked {
 /// What etcd says to a client that chooses an id twice.
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
-/// What etcd says to a client that may not watch what it asks for.
-const PERMISSION_DENIED: &str =
-    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
-
 /// A request on its way to the cluster at an index.
 struct Request {
     cluster: usize,

@@ -1,6 +1,6 @@
 //! What the client asks for on its stream.
 
-use super::{Asked, DUPLICATE_ID, End, PERMISSION_DENIED, Request, Session, Step, ended};
+use super::{Asked, DUPLICATE_ID, End, Request, Session, Step, ended};
 use crate::{
     access::{Need, Verb},
     admission::{Kind, Plan, Shape},
@@ -171,6 +171,10 @@ async fn planned(context: &Context, request: &WatchRequest) -> Result<Plan, (usi
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
     planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string()))
 }
+
+/// What etcd says to a client that may not watch what it asks for.
+const PERMISSION_DENIED: &str =
+    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
 
 /// The cluster of a watcher that the client may not create.
 fn forbidden(context: &Context, request: &WatchRequest, message: &Message) -> Option<usize> {

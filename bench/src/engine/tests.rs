@@ -1,0 +1,102 @@
+use super::*;
+use crate::{result::FORMAT, scenario::builtins};
+use anyhow::Context;
+use seawall_testkit::Binaries;
+
+/// All kinds of workloads, watchers and steps that one member bears, in two short phases.
+const SMALL: &str = "
+title: A little of everything
+story: It is short.
+data: {pods: {count: 300, bytes: 400}, config_maps: 20, services: 8, events: 5, widgets: 5}
+warm_up: 100ms
+phases: [{name: first, lasts: 500ms}, {name: second, lasts: 1s}]
+workloads:
+  - {name: gets, ask: {get: {of: pods}}, load: {per_second: 50}}
+  - {name: revisions, ask: {revision: {of: pods}}, load: {per_second: 20}}
+  - {name: lists, ask: {list: {of: pods, own: true}}, load: {in_flight: 2}}
+  - {name: pages, ask: {pages: {of: pods, limit: 50}}, load: {in_flight: 1, operations: 2}}
+  - {name: checks, ask: {pages: {of: pods, limit: 100, pinned: true}}, load: {per_second: 5}}
+  - {name: counts, ask: {count: {of: pods}}, load: {per_second: 10}}
+  - {name: updates, ask: {update: {of: config_maps}}, load: {per_second: 50}}
+  - {name: puts, ask: {put: {of: services}}, load: {in_flight: 2}, phases: [second]}
+  - {name: events, ask: {create: {of: events}}, load: {burst: 20, within: 200ms}, phases: [second]}
+  - {name: churn, ask: {churn: {of: widgets}}, load: {per_second: 20}}
+  - {name: grants, ask: {grant: {ttl: 60}}, load: {per_second: 5}}
+  - {name: health, ask: health, load: {per_second: 5}}
+  - {name: counter, ask: {counter: {of: pods}}, load: {per_second: 20}}
+watchers:
+  - {name: watchers, of: config_maps, count: 6, streams: 2, relist_limit: 10}
+  - {name: slow, of: config_maps, count: 1, streams: 1, rests: 20ms}
+steps:
+  - {phase: first, at: 100ms, do: compact}
+  - {phase: second, at: 100ms, do: break_watches}
+  - {phase: second, at: 200ms, do: defragment}
+headlines:
+  - {says: Updates, of: updates, phase: second, figure: p99_ms}
+";
+
+fn plan(scenario: Scenario) -> Result<Plan> {
+    let etcd = Binaries::selected()?;
+    let nothing = std::path::PathBuf::new();
+    Ok(Plan {
+        programs: Programs {
+            etcd,
+            haproxy: nothing.clone(),
+            seawall: nothing,
+            seawall_args: Vec::new(),
+        },
+        subjects: vec![Subject::Started(Target::Direct)],
+        scenarios: vec![scenario],
+        rounds: 2,
+        root: "/registry".to_owned(),
+        seed: 1,
+        storage: None,
+        members: None,
+    })
+}
+
+/// At etcd itself, which answers rightly: whatever the harness finds wrong there is its own mistake.
+#[tokio::test]
+async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
+    let plan = plan(Scenario::parse("small", "small.yaml", SMALL)?)?;
+    let mut results = Results {
+        format: FORMAT,
+        environment: Default::default(),
+        notes: Vec::new(),
+        failures: Vec::new(),
+        scenarios: plan.scenarios.clone(),
+        samples: Vec::new(),
+    };
+    Box::pin(run(&plan, &mut results)).await?;
+    assert!(results.is_clean(), "{:?} {:?}", results.failures, results.samples);
+    assert_eq!(results.samples.len(), 2);
+    for sample in &results.samples {
+        let errors = sample.happened.iter().filter_map(|happened| happened.error.as_ref());
+        assert_eq!(errors.collect::<Vec<_>>(), Vec::<&String>::new());
+        assert_eq!(sample.happened.len(), 3);
+        let second = sample.phase("second").context("it was measured")?;
+        for workload in &plan.scenarios[0].workloads {
+            let figures = second.part(&workload.name).context("it was measured")?;
+            assert!(figures.operations > 0, "{} did nothing", workload.name);
+        }
+        let heard = |name| second.part(name).map(|figures| figures.operations);
+        assert!(heard("watchers") > Some(0) && heard("slow") > Some(0), "{second:?}");
+        // On a slow machine they are through with it only after the phase.
+        assert!(heard("watchers relist").is_some(), "{second:?}");
+    }
+    // What came of it survives its own file.
+    let json = serde_json::to_string(&results)?;
+    let again: Results = serde_json::from_str(&json)?;
+    assert_eq!(again.samples.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn everybody_is_the_first_in_turn() -> Result<()> {
+    let all = [Target::Direct, Target::Seawall, Target::SeawallMirror].map(Subject::Started);
+    let names = |turn| in_turn(&all, turn).map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(names(0), "direct seawall seawall-mirror");
+    assert_eq!(names(4), "seawall seawall-mirror direct");
+    assert!(builtins()?.len() > 15);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! A record of what is asked, call by call: for replaying it, and for trying rules on it. It holds
+//! shapes and keys, or hashes of keys, and never values.
+
+use super::Observation;
+use crate::etcd::key_range::KeyRange;
+use prometheus_client::metrics::counter::Counter;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    hash::{BuildHasher, RandomState},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+/// Where calls are recorded, and how much of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceConfig {
+    pub file: PathBuf,
+    /// Recording ends when the file would grow beyond this.
+    pub bytes_max: u64,
+    /// What names an object or a namespace is replaced by a hash, another one in each process.
+    pub hash_keys: bool,
+}
+
+/// A line of the record.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TraceLine {
+    /// When the call arrived, in microseconds after recording began.
+    pub at_us: u64,
+    pub method: String,
+    pub shape: String,
+    pub class: String,
+    /// Of a transaction the first. What is not UTF-8 is replaced.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub range_end: String,
+    /// Of the largest value that it writes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub value_bytes: u64,
+    pub client: String,
+    pub address: String,
+    /// What came back.
+    pub code: String,
+    pub keys: u64,
+    pub bytes: u64,
+    pub took_us: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Calls that wait to be written. One that finds no room is not recorded and counted.
+const QUEUE_MAX: usize = 10_000;
+
+/// Writes on a thread of its own, so that no call waits for a disk.
+#[derive(Debug)]
+pub(super) struct Trace {
+    lines: SyncSender<TraceLine>,
+    /// Set by the thread once the file is full or cannot be written.
+    ended: Arc<AtomicBool>,
+    dropped: Counter,
+    /// Of names, if they are to be hashed.
+    hasher: Option<RandomState>,
+}
+
+impl Trace {
+    /// # Errors
+    ///
+    /// When the file cannot be written. One that is there is replaced.
+    pub(super) fn start(config: &TraceConfig, dropped: Counter) -> io::Result<Self> {
+        let file = File::create(&config.file)?;
+        let (lines, queue) = sync_channel(QUEUE_MAX);
+        let ended = Arc::new(AtomicBool::new(false));
+        let (path, bytes_max, end) = (config.file.clone(), config.bytes_max, Arc::clone(&ended));
+        // Ends with the last sender.
+        thread::Builder::new().name("trace".into()).spawn(move || {
+            match write(&queue, BufWriter::new(file), bytes_max) {
+                Ok(()) => tracing::info!(file = %path.display(), "trace: recording has ended"),
+                Err(error) => tracing::error!(file = %path.display(), %error, "trace: lost"),
+            }
+            end.store(true, Relaxed);
+        })?;
+        tracing::info!(file = %config.file.display(), "trace: recording");
+        let hasher = config.hash_keys.then(RandomState::new);
+        Ok(Self { lines, ended, dropped, hasher })
+    }
+
+    /// `age` is the time since the process began to record.
+    pub(super) fn record(&self, age: Duration, seen: &Observation<'_>) {
+        // A stream carries many requests, and none of them is this one.
+        if seen.stream || self.ended.load(Relaxed) {
+            return;
+        }
+        let (key, range_end) = seen.range.map(|range| self.names(range, seen)).unwrap_or_default();
+        let line = TraceLine {
+            at_us: age.saturating_sub(seen.took).as_micros() as u64,
+            method: seen.method.to_owned(),
+            shape: seen.shape.as_str().to_owned(),
+            class: seen.class.as_str().to_owned(),
+            key,
+            range_end,
+            value_bytes: seen.value_bytes,
+            client: seen.client.name.to_string(),
+            address: seen.client.address.to_string(),
+            code: format!("{:?}", seen.code),
+            keys: seen.keys,
+            bytes: seen.bytes,
+            took_us: seen.took.as_micros() as u64,
+        };
+        if self.lines.try_send(line).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    fn names(&self, range: &KeyRange, seen: &Observation<'_>) -> (String, String) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let Some(hasher) = &self.hasher else {
+            return (text(&range.start), text(&range.range_end()));
+        };
+        let collection = seen.place.collection.len();
+        let start = hashed(hasher, &range.start, collection);
+        // What is asked for as a whole stays a whole, and where a collection ends is no secret.
+        let whole = KeyRange::prefix(range.start.clone());
+        let all = KeyRange::prefix([&seen.place.collection[..], b"/"].concat().into());
+        let end = if range.as_single().is_some() {
+            String::new()
+        } else if range.end == whole.end {
+            text(&KeyRange::prefix(start.clone().into()).range_end())
+        } else if range.end == all.end {
+            text(&range.range_end())
+        } else {
+            hashed(hasher, &range.range_end(), collection)
+        };
+        (start, end)
+    }
+}
+
+/// The key with each name behind its collection replaced; slashes stay where they are.
+fn hashed(hasher: &RandomState, key: &[u8], collection: usize) -> String {
+    let (known, names) = key.split_at(collection.min(key.len()));
+    let mut text = String::from_utf8_lossy(known).into_owned();
+    for (index, name) in names.split(|byte| *byte == b'/').enumerate() {
+        if index > 0 {
+            text.push('/');
+        }
+        if !name.is_empty() {
+            text += &format!("{:016x}", hasher.hash_one(name));
+        }
+    }
+    text
+}
+
+fn write(queue: &Receiver<TraceLine>, mut file: impl Write, bytes_max: u64) -> io::Result<()> {
+    let mut written = 0;
+    while let Ok(first) = queue.recv() {
+        for line in std::iter::once(first).chain(queue.try_iter()) {
+            let mut text = serde_json::to_vec(&line)?;
+            text.push(b'\n');
+            written += text.len() as u64;
+            if written > bytes_max {
+                return file.flush();
+            }
+            file.write_all(&text)?;
+        }
+        // Nothing more waits, so that what was recorded is there to be read.
+        file.flush()?;
+    }
+    Ok(())
+}
+
+/// Reads a record, in the order in which calls arrived.
+///
+/// # Errors
+///
+/// With the number of the line that is none.
+pub fn read_trace(path: &Path, text: &str) -> Result<Vec<TraceLine>, String> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parsed = lines.map(|(index, line)| {
+        let parsed = serde_json::from_str(line);
+        parsed.map_err(|error| format!("{}:{}: {error}", path.display(), index + 1))
+    });
+    let mut lines = parsed.collect::<Result<Vec<TraceLine>, _>>()?;
+    lines.sort_by_key(|line| line.at_us);
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_hashed_and_collections_are_not() {
+        let hasher = RandomState::new();
+        let hash = |key: &str| hashed(&hasher, key.as_bytes(), "/registry/pods".len());
+        let one = hash("/registry/pods/default/a");
+        assert!(one.starts_with("/registry/pods/") && !one.contains("default"), "{one}");
+        assert_eq!(one, hash("/registry/pods/default/a"));
+        let (namespace, _) = one.rsplit_once('/').expect("there is a name");
+        assert_eq!(hash("/registry/pods/default/"), format!("{namespace}/"));
+        assert_eq!(hash("/registry/pods/"), "/registry/pods/");
+        assert_eq!(hash("/registry/pods"), "/registry/pods");
+    }
+
+    #[test]
+    fn a_record_ends_at_its_bound_and_is_read_in_order() {
+        let (lines, queue) = sync_channel(10);
+        for at_us in [30, 10, 20, 40] {
+            let line = TraceLine { at_us, method: "Range".into(), ..TraceLine::default() };
+            lines.send(line).expect("there is room");
+        }
+        drop(lines);
+        let length =
+            serde_json::to_vec(&TraceLine { method: "Range".into(), ..TraceLine::default() });
+        let length = length.expect("it is written").len() as u64;
+        let mut file = Vec::new();
+        // Each line has another digit, and ends.
+        write(&queue, &mut file, 3 * (length + 2)).expect("memory takes everything");
+        let text = String::from_utf8(file).expect("JSON is text");
+        let read = read_trace(Path::new("trace"), &text).expect("it was written so");
+        assert_eq!(read.iter().map(|line| line.at_us).collect::<Vec<_>>(), [10, 20, 30]);
+        let wrong = read_trace(Path::new("trace"), "{}\n[]").expect_err("an array is no line");
+        assert!(wrong.starts_with("trace:2: "), "{wrong}");
+    }
+}
