@@ -1,4 +1,7 @@
-use super::{LogConfig, LogFormat, audit, recent::Recent};
+use super::{
+    LogConfig, LogFormat, audit,
+    recent::{self, Recent},
+};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use std::{
@@ -51,8 +54,7 @@ impl Log {
         });
         let registry = tracing_subscriber::registry()
             .with(layer.with_filter(filter))
-            // Unfiltered it would have every line of every level put together.
-            .with(Recent.with_filter(LevelFilter::INFO));
+            .with(Recent.with_filter(recent::wanted()));
         // A second subscriber in one process is a test's second Seawall, which shares the first's.
         let _ = match audited {
             Some(audited) => registry.with(audited).try_init(),

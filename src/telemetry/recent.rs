@@ -8,10 +8,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
 };
-use tracing_subscriber::{Layer, layer::Context};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context};
 
 /// Something that was logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,23 +44,26 @@ pub fn recent() -> Vec<Happening> {
     RECENT.lock().iter().rev().cloned().collect()
 }
 
-/// Remembers what is logged, but for what is logged of single calls.
+/// What is remembered, whatever the level of the log is, and nothing of single calls. A layer without a
+/// filter would have all that anybody traces be put together, on every call.
+pub(super) fn wanted() -> Targets {
+    Targets::new()
+        .with_target("seawall", LevelFilter::INFO)
+        .with_target("seawall::slow", LevelFilter::OFF)
+}
+
+/// Remembers what is logged.
 #[derive(Debug)]
 pub(super) struct Recent;
 
 impl<S: Subscriber> Layer<S> for Recent {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let metadata = event.metadata();
-        let (level, target) = (*metadata.level(), metadata.target());
-        if level > Level::INFO || !target.starts_with("seawall") || target == "seawall::slow" {
-            return;
-        }
         let mut text = Text::default();
         event.record(&mut text);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let happening = Happening {
             at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
-            level: level.as_str(),
+            level: event.metadata().level().as_str(),
             message: text.message,
             details: text.details,
             times: 1,
@@ -121,6 +125,7 @@ impl Visit for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracing::Level;
 
     fn happening(message: &str, details: &str) -> Happening {
         let (message, details) = (message.to_owned(), details.to_owned());
@@ -137,6 +142,21 @@ mod tests {
         let told: Vec<_> =
             recent.iter().map(|happening| (&*happening.details, happening.times)).collect();
         assert_eq!(told, [("a", 1), ("b", 2), ("c", 1), ("d", 1), ("g", 3), ("", 1)]);
+    }
+
+    #[test]
+    fn what_single_calls_trace_is_not_even_put_together() {
+        let wanted = wanted();
+        for (target, level, expected) in [
+            ("seawall::upstream::member", Level::INFO, true),
+            ("seawall::audit", Level::WARN, true),
+            ("seawall::upstream::lane", Level::DEBUG, false),
+            ("seawall::slow", Level::WARN, false),
+            ("h2::codec", Level::TRACE, false),
+            ("h2::codec", Level::ERROR, false),
+        ] {
+            assert_eq!(wanted.would_enable(target, &level), expected, "{target} {level}");
+        }
     }
 
     #[test]
