@@ -9,10 +9,12 @@ mod run;
 mod seed;
 mod show;
 
+use crate::target::floor;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 #[derive(Debug, Parser)]
 #[command(about = "Reproduces what brings etcd down, and shows what becomes of it behind Seawall")]
@@ -33,6 +35,9 @@ enum Command {
     Compare(compare::Compare),
     /// Asks again what `seawall run --record` has recorded.
     Replay(replay::Replay),
+    /// What the target of this name runs.
+    #[command(hide = true)]
+    Floor { address: SocketAddr, upstream: SocketAddr },
     /// Turns a result into a page, or into Markdown.
     Report(show::Show),
 }
@@ -45,6 +50,11 @@ impl Cli {
             Command::Seed(seed) => seed.run().await,
             Command::Compare(compare) => compare.run(),
             Command::Replay(replay) => replay.run().await,
+            Command::Floor { address, upstream } => {
+                // A runtime of its own, with more threads.
+                let serving = spawn_blocking(move || floor::run(address, upstream));
+                serving.await?.map(|()| ExitCode::SUCCESS)
+            }
             Command::Report(show) => show.run(),
         }
     }

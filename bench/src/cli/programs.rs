@@ -7,7 +7,7 @@ use std::{env, ffi::OsString, path::PathBuf};
 /// What is started, and of which programs.
 #[derive(Args, Debug)]
 pub(super) struct ProgramFlags {
-    /// What to measure [default: all but haproxy-tcp whose program is there]; `direct` is always among
+    /// What to measure [default: all but haproxy-tcp and floor whose program is there]; `direct` is always among
     /// them
     #[arg(long, value_delimiter = ',')]
     targets: Vec<Target>,

@@ -4,6 +4,8 @@ use super::Failure;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
+pub(crate) const CONTENT_TYPE: &str = "application/grpc";
+
 const PREFIX_BYTES: usize = 5;
 
 pub(crate) fn frame(message: &impl Message) -> Bytes {

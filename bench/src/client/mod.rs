@@ -4,7 +4,7 @@
 
 mod dial;
 pub(crate) mod etcd;
-mod grpc;
+pub(crate) mod grpc;
 mod scan;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -122,7 +122,7 @@ impl Connection {
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = uri.try_into().expect("all three parts are there");
         let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(grpc::CONTENT_TYPE));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         request
     }

@@ -28,6 +28,8 @@ scenarios! {
     "compaction-and-defragmentation",
     "member-loss",
     "noisy-neighbour",
+    "lists-in-flight",
+    "many-keys-in-pages",
     "list-storm-closed",
     "hot-key",
     "hop-small",

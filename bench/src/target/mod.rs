@@ -1,5 +1,6 @@
 //! What is measured: etcd itself, one peer that stands in front of it, or whatever serves somewhere.
 
+pub(crate) mod floor;
 mod grpc_proxy;
 mod haproxy;
 mod subject;
@@ -45,6 +46,8 @@ pub(crate) enum Target {
     Seawall,
     /// Seawall that has read from etcd what is asked for, and answers from memory.
     SeawallMirror,
+    /// The least that a hop on Seawall's HTTP/2 can cost: it sends what etcd has answered once.
+    Floor,
 }
 
 /// The programs that targets are made of.
@@ -90,7 +93,7 @@ impl Target {
                 let dial = Dial::plain([peer.address("main")?]);
                 Running { dial, peer: Some(Peer::Seawall(peer)) }
             }
-            Self::GrpcProxy | Self::HaproxyTcp | Self::HaproxyH2 => {
+            Self::GrpcProxy | Self::HaproxyTcp | Self::HaproxyH2 | Self::Floor => {
                 let address = free_address()?;
                 let peer = self.spawn(programs, address, &upstream, etcd.dir())?;
                 Running { dial: Dial::plain([address]), peer: Some(peer) }
@@ -126,6 +129,7 @@ impl Target {
         let program = match self {
             Self::HaproxyTcp => haproxy(haproxy::Mode::Tcp)?,
             Self::HaproxyH2 => haproxy(haproxy::Mode::Http2)?,
+            Self::Floor => floor::program(address, upstream[0])?,
             _ => grpc_proxy::program(programs.etcd.etcd(), address, upstream),
         };
         let log = dir.join("peer.log");
@@ -135,7 +139,7 @@ impl Target {
     /// The program it needs beside etcd.
     fn program(self, programs: &Programs) -> Option<&Path> {
         match self {
-            Self::Direct | Self::GrpcProxy => None,
+            Self::Direct | Self::GrpcProxy | Self::Floor => None,
             Self::HaproxyTcp | Self::HaproxyH2 => Some(&programs.haproxy),
             Self::Seawall | Self::SeawallMirror => Some(&programs.seawall),
         }
