@@ -11,6 +11,9 @@ pub struct Binaries {
     bin: PathBuf,
 }
 
+/// The lines that there are, the oldest first.
+const LINES: [&str; 4] = ["3.4", "3.5", "3.6", "3.7"];
+
 impl Binaries {
     /// Of a line: "3.4", "3.5", "3.6", "3.7", or "default".
     ///
@@ -24,6 +27,26 @@ impl Binaries {
     /// Of the line that the environment names in `SEAWALL_ETCD`, or the default one.
     pub fn selected() -> Result<Self> {
         Self::of(&env::var("SEAWALL_ETCD").unwrap_or_else(|_| "default".into()))
+    }
+
+    /// All lines that were obtained, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When there is none; the text says how to obtain one.
+    pub fn all() -> Result<Vec<Self>> {
+        let all: Vec<_> = LINES.iter().filter_map(|line| Self::of(line).ok()).collect();
+        ensure!(!all.is_empty(), "there is no etcd: run `make setup`");
+        Ok(all)
+    }
+
+    /// The newest line that was obtained.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn newest() -> Result<Self> {
+        Self::all()?.pop().context("there is no etcd")
     }
 
     fn below(dir: &Path, line: &str) -> Result<Self> {

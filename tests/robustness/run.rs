@@ -42,7 +42,7 @@ impl Plan {
     pub(crate) fn of(seed: u64, duration: Duration) -> Result<Self> {
         let binaries = match env::var("VERSION") {
             Ok(line) => Binaries::of(&line)?,
-            Err(_) => newest()?,
+            Err(_) => Binaries::newest()?,
         };
         Ok(Self { seed, members: 1, duration, binaries, sabotage: None })
     }
@@ -146,12 +146,4 @@ fn panics(stage: &Stage) -> Vec<Violation> {
         logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     let panicked = lines.into_iter().filter(|line| line.contains("panicked"));
     panicked.map(|what| Violation { rule: "no panic", what }).collect()
-}
-
-fn newest() -> Result<Binaries> {
-    let lines = ["3.7", "3.6", "3.5", "default"];
-    lines
-        .into_iter()
-        .find_map(|line| Binaries::of(line).ok())
-        .context("there is no etcd: run `make setup`")
 }

@@ -118,7 +118,11 @@ async fn locks_and_elections_are_held_and_let_go() -> Result<()> {
 
 #[tokio::test]
 async fn the_cluster_is_looked_after_as_at_etcd() -> Result<()> {
-    let binaries = Binaries::of("3.5")?;
+    let binaries = Binaries::newest()?;
+    if binaries.version() < (3, 5) {
+        eprintln!("skipped: etcdctl 3.4 cannot be told plaintext, see the README's limits");
+        return Ok(());
+    }
     let (main, events) = tokio::try_join!(
         Cluster::builder().binaries(&binaries).start(),
         Cluster::builder().binaries(&binaries).start()
