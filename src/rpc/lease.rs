@@ -237,36 +237,49 @@ impl Copies {
     }
 }
 
-/// Opens a stream when there is something to send, and another one after it broke; not any more when
-/// the client has left, so that this takes no longer than one attempt.
+/// A keep-alive without an answer is sent again for so long. To renew a lease twice does no harm.
+const RETRIES_MAX: Duration = Duration::from_secs(5);
+
+/// Before the second attempt, and twice as long before each that follows.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens a stream when there is something to send, and another one after it broke.
 async fn keep_copies(
     cluster: Arc<Cluster>,
     outbound: Outbound,
     mut queued: mpsc::Receiver<Message>,
 ) {
     while let Some(message) = queued.recv().await {
-        match cluster.stream(&outbound).await {
-            Ok(exchange) => keep_on(exchange, message, &mut queued).await,
-            Err(error) => {
+        let (until, mut pause) = (Instant::now() + RETRIES_MAX, RETRY_PAUSE);
+        loop {
+            let error = match cluster.stream(&outbound).await {
+                Ok(exchange) => match keep_on(exchange, &message, &mut queued).await {
+                    true => break,
+                    false => None,
+                },
+                Err(error) => Some(error.to_string()),
+            };
+            if Instant::now() + pause >= until {
                 let cluster = &*cluster.name;
-                tracing::warn!(cluster, %error, "copies of leases cannot be kept alive");
+                tracing::warn!(cluster, error, "copies of leases cannot be kept alive");
+                break;
             }
-        }
-        if queued.is_closed() {
-            return;
+            sleep(pause).await;
+            pause *= 2;
         }
     }
 }
 
-/// Sends keep-alives and takes the answers, until either fails.
+/// Sends keep-alives and takes the answers, until either fails. Whether there was an answer.
 async fn keep_on(
     mut exchange: upstream::Exchange,
-    first: Message,
+    first: &Message,
     queued: &mut mpsc::Receiver<Message>,
-) {
-    let Some(mut up) = exchange.outgoing.take() else { return };
+) -> bool {
+    let Some(mut up) = exchange.outgoing.take() else { return false };
+    let mut answered = false;
     let sending = async {
-        let mut next = Some(first);
+        let mut next = Some(first.clone());
         while let Some(message) = next {
             if up.send(message.framed()).await.is_err() {
                 return;
@@ -280,13 +293,16 @@ async fn keep_on(
     };
     let answers = async {
         if let Ok(mut answer) = exchange.answer().await {
-            while let Ok(Some(_)) = answer.body.message(ANSWER_BYTES_MAX).await {}
+            while let Ok(Some(_)) = answer.body.message(ANSWER_BYTES_MAX).await {
+                answered = true;
+            }
         }
     };
     tokio::select! {
         () = sending => {}
         () = answers => {}
     }
+    answered
 }
 
 /// A keep-alive's answer is a header and two numbers.
