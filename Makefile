@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup dist build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
+.PHONY: help setup tools dist build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
   robustness-proof soak fuzz test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -19,9 +19,11 @@ endif
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Obtain protoc, etcd, chromium and what checks deploy/, without root, below target/tools
+setup: ## Obtain protoc and etcd, without root, below target/tools
 	@scripts/protoc
 	@scripts/etcd install default oldest newest
+
+tools: setup ## Obtain chromium too, and what checks deploy/: only tests need them
 	@scripts/deploy-tools
 	@scripts/deploy-tools chromium
 
@@ -48,7 +50,7 @@ test: ## Everything CI runs
 	@if [ -f $(SEAWALL_SKIPPED) ]; then sed 's/^/SKIPPED: /' $(SEAWALL_SKIPPED); fi
 	@echo "make test: everything that ran has passed"
 
-test-rust: setup build ## All Rust tests with the oldest etcd that can be had, conformance with the newest too
+test-rust: tools build ## All Rust tests with the oldest etcd that can be had, conformance with the newest too
 	SEAWALL_ETCD=$$(scripts/etcd oldest) cargo test --workspace --locked
 	SEAWALL_ETCD=$$(scripts/etcd newest) cargo test --locked --test conformance --test mirror_store
 
@@ -75,7 +77,7 @@ soak: setup build ## Clients come and go, and nothing is left of them; DURATION=
 fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config DURATION=60
 	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
 
-test-deploy: setup build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
+test-deploy: tools build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm
 	cargo test --locked --test deploy
 	@scripts/container-test
@@ -83,7 +85,7 @@ test-deploy: setup build ## What is in deploy/, with helm and the image's stages
 dist: ## Make release archives for x86-64 and arm64, with checksums and bills of materials, in target/dist
 	@scripts/dist $(ARGS)
 
-test-browser: setup build ## The live page in a headless chromium; pictures of it stay below target/tmp
+test-browser: tools build ## The live page in a headless chromium; pictures of it stay below target/tmp
 	cargo test --locked --test browser
 
 demo: setup build ## Watch the proxy split Kubernetes keys over two etcd clusters; KEEP=1 leaves them running
