@@ -39,11 +39,7 @@ pub(crate) enum Failpoint {
     CompactBeneath,
 }
 
-use Failpoint::{
-    Certificates, CompactBeneath, CutClients, CutLinks, DelayClients, DelayLinks, Drain, Evict,
-    HoldLinks, IsolateLeader, KillMember, KillSeawall, LoseAnswers, MoveLeader, NoSpace,
-    PauseMember, PauseSeawall, Reload,
-};
+use Failpoint::*;
 
 const ALL: [Failpoint; 18] = [
     KillMember,
