@@ -2,6 +2,8 @@
 //! The only part that knows them all.
 
 mod backends;
+#[cfg(test)]
+mod leases;
 mod process;
 mod succession;
 
@@ -185,10 +187,15 @@ impl App {
         }
     }
 
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        let mut named = self.settings.listeners.iter().zip(&self.listeners);
+        named.find(|(settings, _)| settings.listener.name == name).map(|(_, listener)| listener)
+    }
+
     /// Where the listener of this name can be reached.
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
-        let mut named = self.settings.listeners.iter().zip(&self.listeners);
-        named.find(|(settings, _)| settings.listener.name == listener).map(|(_, l)| l.address)
+        self.listener(listener).map(|listener| listener.address)
     }
 
     /// Where the operator's port can be reached.

@@ -15,6 +15,8 @@ mod queue;
 mod refusal;
 mod rules;
 mod shape;
+#[cfg(test)]
+mod simulation;
 mod subject;
 mod switches;
 mod usage;

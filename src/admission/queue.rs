@@ -51,6 +51,13 @@ pub struct Ticket {
     pub deadline: Option<Instant>,
 }
 
+impl Ticket {
+    /// What it adds to its flow.
+    fn share(&self) -> f64 {
+        self.cost / f64::from(self.weight.max(1))
+    }
+}
+
 /// Why a call may not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
@@ -129,21 +136,26 @@ impl Queue {
     /// When the queue is full, or the turn would come or has come too late.
     pub async fn enter(self: &Arc<Self>, ticket: Ticket) -> Result<Slot, Turned> {
         let started = Instant::now();
-        let (deadline, turn, place) = {
+        let (deadline, turn, mut place) = {
             let mut state = self.state.lock();
             if state.has_room() {
                 state.running += 1;
                 return Ok(self.slot(started));
             }
             let turn = state.push(&ticket)?;
+            // Those who were given their turn wait until they have woken: there may be room for one
+            // more, and nobody else to see it.
+            self.dispatch(&mut state);
             let last = started + state.config.wait_max;
             let deadline = ticket.deadline.map_or(last, |deadline| deadline.min(last));
-            (deadline, turn, Place { queue: self })
+            (deadline, turn, Place { queue: self, flow: ticket.flow, owed: ticket.share() })
         };
         let passed = timeout_at(deadline, turn).await;
-        drop(place);
         match passed {
-            Ok(Ok(slot)) => Ok(slot),
+            Ok(Ok(slot)) => {
+                place.owed = 0.0;
+                Ok(slot)
+            }
             // The queue keeps every sender until it has sent, and lives as long as its callers.
             Ok(Err(_)) => Err(Turned::Expired),
             Err(_) if ticket.deadline.is_some_and(|last| last <= deadline) => Err(Turned::Expired),
@@ -235,7 +247,7 @@ impl State {
         let now = self.now;
         let end = self.ends.entry(ticket.flow).or_insert(now);
         let tag = end.max(now);
-        *end = tag + ticket.cost / f64::from(ticket.weight.max(1));
+        *end = tag + ticket.share();
         let number = self.passed + self.waiting as u64;
         self.heaps[ticket.priority as usize].push(Reverse(Waiting { tag, number, pass }));
         self.waiting += 1;
@@ -273,11 +285,19 @@ impl State {
 /// A caller's place in the queue, until it has passed or left.
 struct Place<'q> {
     queue: &'q Arc<Queue>,
+    flow: Flow,
+    /// What its flow gets back if it leaves: it must not pay for turns that nobody took, or a flow
+    /// whose callers give up would wait the longer for it.
+    owed: f64,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.queue.state.lock().waiting -= 1;
+        let mut state = self.queue.state.lock();
+        state.waiting -= 1;
+        if let Some(end) = state.ends.get_mut(&self.flow) {
+            *end -= self.owed;
+        }
     }
 }
 
@@ -313,195 +333,4 @@ impl Ord for Waiting {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::{FutureExt, future::BoxFuture};
-    use tokio::time::advance;
-
-    type TestQueue = Arc<Queue>;
-
-    fn queue(concurrency: u32, length_max: usize) -> TestQueue {
-        let wait_max = Duration::from_secs(30);
-        Arc::new(Queue::new(QueueConfig { concurrency, length_max, wait_max }))
-    }
-
-    fn ticket(flow: &'static str, cost: f64) -> Ticket {
-        Ticket { flow: Flow::of(flow), priority: Priority::Normal, weight: 1, cost, deadline: None }
-    }
-
-    /// A call that waits, begun.
-    fn waiter(queue: &TestQueue, ticket: Ticket) -> BoxFuture<'static, Result<Slot, Turned>> {
-        let queue = Arc::clone(queue);
-        let mut entering = async move { queue.enter(ticket).await }.boxed();
-        assert!((&mut entering).now_or_never().is_none(), "there was room");
-        entering
-    }
-
-    /// Lets one after the other pass and tells the order of their names.
-    async fn order(
-        slot: Slot,
-        mut waiters: Vec<(&'static str, BoxFuture<'static, Result<Slot, Turned>>)>,
-    ) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        let mut slot = Some(slot);
-        while !waiters.is_empty() {
-            drop(slot.take());
-            let mut passed = None;
-            for (index, (name, waiter)) in waiters.iter_mut().enumerate() {
-                if let Some(result) = waiter.now_or_never() {
-                    names.push(*name);
-                    slot = Some(result.expect("a slot"));
-                    passed = Some(index);
-                    break;
-                }
-            }
-            drop(waiters.remove(passed.expect("somebody passes")));
-        }
-        names
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flow_that_asks_for_much_delays_only_itself() {
-        let queue = queue(1, 100);
-        let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
-        let mut waiters: Vec<_> =
-            (0..4).map(|_| ("greedy", waiter(&queue, ticket("greedy", 10.0)))).collect();
-        waiters.push(("modest", waiter(&queue, ticket("modest", 1.0))));
-        waiters.push(("modest", waiter(&queue, ticket("modest", 1.0))));
-        let order = order(slot, waiters).await;
-        assert_eq!(order, ["greedy", "modest", "modest", "greedy", "greedy", "greedy"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn weights_are_shares() {
-        let queue = queue(1, 100);
-        let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
-        let heavy = || Ticket { weight: 3, ..ticket("heavy", 3.0) };
-        let mut waiters = Vec::new();
-        for _ in 0..6 {
-            waiters.push(("heavy", waiter(&queue, heavy())));
-            waiters.push(("light", waiter(&queue, ticket("light", 3.0))));
-        }
-        let order = order(slot, waiters).await;
-        let heavy = order[..8].iter().filter(|name| **name == "heavy").count();
-        assert_eq!(heavy, 6, "{order:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn priority_goes_first_and_the_lowest_gets_its_share() {
-        let queue = queue(1, 100);
-        let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
-        let of = |priority| Ticket { priority, ..ticket("flow", 1.0) };
-        let mut waiters = vec![("low", waiter(&queue, of(Priority::Low)))];
-        for _ in 0..10 {
-            waiters.push(("high", waiter(&queue, of(Priority::High))));
-        }
-        let order = order(slot, waiters).await;
-        let low = order.iter().position(|name| *name == "low").expect("it passes");
-        assert!((1..AGING as usize).contains(&low), "{order:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_turns_calls_away_until_somebody_leaves() {
-        let queue = queue(1, 1);
-        let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        let waiting = waiter(&queue, ticket("a", 1.0));
-        let turned = queue.enter(ticket("b", 1.0)).await.expect_err("full");
-        assert_eq!(turned, Turned::Full { waiting: 1 });
-        drop(waiting);
-        drop(waiter(&queue, ticket("b", 1.0)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_leaves_takes_no_turn() {
-        let queue = queue(1, 10);
-        let slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        drop(waiter(&queue, ticket("b", 1.0)));
-        let next = waiter(&queue, ticket("c", 1.0));
-        drop(slot);
-        let slot = next.await.expect("its turn");
-        assert_eq!(queue.figures(), (1, 0, 1));
-        // A turn that was given and not taken goes on to the next.
-        let given = waiter(&queue, ticket("d", 1.0));
-        let after = waiter(&queue, ticket("e", 1.0));
-        drop(slot);
-        drop(given);
-        after.await.expect("its turn");
-        assert_eq!(queue.figures(), (0, 0, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_that_cannot_make_its_deadline_is_turned_away_at_once() {
-        let queue = queue(1, 10);
-        let slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        advance(Duration::from_secs(10)).await;
-        drop(slot);
-        let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        let soon = Instant::now() + Duration::from_millis(500);
-        let hurried = Ticket { deadline: Some(soon), ..ticket("b", 1.0) };
-        let turned = queue.enter(hurried.clone()).now_or_never().expect("no wait");
-        assert!(matches!(turned, Err(Turned::Late { .. })), "{turned:?}");
-        let patient = Ticket { deadline: Some(soon + Duration::from_secs(20)), ..hurried };
-        drop(waiter(&queue, patient));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_at_the_deadline_or_the_bound() {
-        let queue = queue(1, 10);
-        let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        let deadline = Some(Instant::now() + Duration::from_secs(2));
-        let turned = queue.enter(Ticket { deadline, ..ticket("b", 1.0) }).await;
-        assert_eq!(turned.expect_err("no turn"), Turned::Expired);
-        let waited = Duration::from_secs(30);
-        let turned = queue.enter(ticket("b", 1.0)).await.expect_err("no turn");
-        assert_eq!(turned, Turned::Waited { waited });
-        assert_eq!(queue.figures(), (1, 0, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_raised_limit_lets_those_who_wait_pass() {
-        let queue = queue(4, 10);
-        queue.set_limit(1);
-        let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
-        let (b, c) = (waiter(&queue, ticket("b", 1.0)), waiter(&queue, ticket("c", 1.0)));
-        queue.set_limit(3);
-        let _slots = (b.await.expect("a turn"), c.await.expect("a turn"));
-        assert_eq!(queue.figures(), (3, 0, 3));
-    }
-
-    /// The same arrivals, once held to the limit and once only counted.
-    #[tokio::test(start_paused = true)]
-    async fn observing_counts_what_enforcing_does() {
-        let enforced = queue(2, 3);
-        let mut slots = Vec::new();
-        let mut waiting = Vec::new();
-        let (mut delayed, mut refused) = (0, 0);
-        for _ in 0..8 {
-            let queue = Arc::clone(&enforced);
-            let mut entering = async move { queue.enter(ticket("a", 1.0)).await }.boxed();
-            match (&mut entering).now_or_never() {
-                Some(Ok(slot)) => slots.push(slot),
-                Some(Err(_)) => refused += 1,
-                None => {
-                    delayed += 1;
-                    waiting.push(entering);
-                }
-            }
-        }
-        let observed = queue(2, 3);
-        let (mut would_delay, mut would_refuse) = (0, 0);
-        for _ in 0..8 {
-            let (slot, verdict) = observed.observe(&ticket("a", 1.0));
-            match verdict {
-                None => slots.push(slot),
-                Some(Ok(())) => {
-                    would_delay += 1;
-                    slots.push(slot);
-                }
-                Some(Err(_)) => would_refuse += 1,
-            }
-        }
-        assert_eq!((delayed, refused), (3, 3));
-        assert_eq!((would_delay, would_refuse), (delayed, refused));
-    }
-}
+mod tests;

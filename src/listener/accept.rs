@@ -28,6 +28,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: u32 = 1024;
 
+/// There is always one data thread.
+const FIRST_WORKER: usize = 1;
+
 /// The first bytes of an HTTP/2 client; no HTTP/1 method starts like this.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 
@@ -127,6 +130,20 @@ impl Listener {
             }
         }
         self.socket.lock().take();
+    }
+
+    /// Serves a connection that did not come by the socket to its end, on the thread it is called
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// When what comes is no HTTP.
+    pub async fn serve<T>(&self, stream: T, address: SocketAddr) -> Result<(), String>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let peer = Arc::new(Peer::new(address, self.address, None, false));
+        detect(&self.shared, stream, peer, FIRST_WORKER).await
     }
 
     /// Resolves when no connection is left. Call after [`Listener::run`] has returned.

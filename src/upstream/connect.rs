@@ -70,6 +70,10 @@ async fn handshake(
 ) -> Result<Connected, Error> {
     let endpoint = &member.endpoint;
     let tcp = |error| Error::Tcp(endpoint.clone(), error);
+    #[cfg(test)]
+    if let Some(stream) = super::loopback::dial(&endpoint.host) {
+        return http2(stream.map_err(tcp)?, member, lane, streams, abort).await;
+    }
     let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(tcp)?;
     stream.set_nodelay(true).map_err(tcp)?;
     if endpoint.tls {

@@ -11,6 +11,8 @@ mod connect;
 mod error;
 mod exchange;
 mod lane;
+#[cfg(test)]
+pub(crate) mod loopback;
 mod member;
 mod metrics;
 mod probe;
