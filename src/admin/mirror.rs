@@ -2,7 +2,7 @@
 
 use super::{View, access::Operator, protection::refused};
 use crate::{
-    mirror::{Collection, Mirror, State as Held, Tier},
+    mirror::{Collection, Mirror, State as Held},
     telemetry::audit::audit,
 };
 use axum::{
@@ -175,10 +175,7 @@ fn of_collection(collection: &Collection) -> CollectionMirror {
     CollectionMirror {
         collection: collection.name.escape_ascii().to_string(),
         state: state.as_str(),
-        tier: snapshot.as_ref().map(|snapshot| match snapshot.tier {
-            Tier::Index => "index",
-            Tier::Value => "values",
-        }),
+        tier: snapshot.as_ref().map(|snapshot| snapshot.tier.as_str()),
         why,
         keys: snapshot.as_ref().map_or(0, |snapshot| snapshot.objects.totals().count),
         bytes: store.map_or(0, |store| store.bytes()),

@@ -219,9 +219,9 @@ impl Entries {
         self.metrics.loads.inc();
         let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
         let snapshot = store.snapshot();
-        let (tier, revision) = (snapshot.tier, snapshot.revision);
+        let (tier, revision) = (snapshot.tier.as_str(), snapshot.revision);
         let keys = snapshot.objects.totals().count;
-        tracing::info!(cluster, collection, ?tier, keys, revision, "mirror: loaded");
+        tracing::info!(cluster, collection, tier, keys, revision, "mirror: loaded");
     }
 
     /// Applies what happened to one collection.

@@ -15,6 +15,16 @@ pub enum Tier {
     Value,
 }
 
+impl Tier {
+    /// As operators read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Value => "values",
+        }
+    }
+}
+
 /// All objects of a collection as they were at one revision. A clone costs nothing.
 #[derive(Debug, Clone)]
 pub struct Snapshot {

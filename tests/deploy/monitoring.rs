@@ -80,6 +80,22 @@ fn each_alert_is_tried_and_explained() -> Result<()> {
     Ok(())
 }
 
+/// A row that is added or renamed wants its picture; `scripts/dashboard-pictures` draws it.
+#[test]
+fn each_row_of_the_dashboard_is_shown() -> Result<()> {
+    let (dashboard, page) = (dashboard()?, read("docs/deploy/dashboard.md")?);
+    for panel in dashboard["panels"].as_array().context("panels")? {
+        if panel["type"] == "row" {
+            let title = panel["title"].as_str().context("a title")?;
+            let picture = format!("dashboard-{}.png", title.to_lowercase().replace(' ', "-"));
+            ensure!(page.contains(&format!("\n## {title}\n")), "{title} has no section");
+            ensure!(page.contains(&picture), "{title} has no picture");
+            ensure!(repo().join("docs/images").join(&picture).is_file(), "there is no {picture}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn alerts_and_dashboard_use_metrics_that_there_are() -> Result<()> {
     let documented = documented()?;
