@@ -1,100 +1,38 @@
 //! The composition root: settings become components, and a change of settings changes them.
-//! The only file that knows them all.
+//! The only part that knows them all.
 
+mod backends;
 #[cfg(test)]
 mod leases;
+mod process;
 mod succession;
+
+pub use process::run;
 
 use crate::{
     access::Access,
     admin::{Admin, View, metrics_text},
     admission::Protection,
     attribution::Attribution,
-    config::{Listener as ListenerSettings, Reloader, Settings, reload::Plan},
+    config::{Reloader, Settings, reload::Plan},
     drain::{Signals, drain},
     handover::Inherited,
     listener::{self, Listener},
     mirror,
-    pipeline::{self, Reads, Tokens, Topology, steer},
-    routing::Table,
+    pipeline::{self, Reads},
     rpc::{Common, Edge, Page},
-    telemetry::{Log, Process, Traces, audit::audit, notify},
-    upstream::{self, Cluster},
+    telemetry::{Log, Process, Traces, audit::audit},
+    upstream,
     worker::Workers,
 };
 use anyhow::Context;
+use backends::{Backends, Families, start_backends, topology};
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
-use std::{collections::HashMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use succession::{ADMIN, AdminPort, reach_etcd};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-
-/// How often the configuration file is looked at. Its contents are compared, since a mounted
-/// `ConfigMap` changes by a swapped link.
-const FILE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Runs until a signal ends the process.
-///
-/// # Errors
-///
-/// When a component cannot be started.
-pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
-    let log = Log::start(&settings.log)?;
-    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    control.block_on(async move {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut upgrade = signal(SignalKind::user_defined2())?;
-        let mut inherited = Inherited::receive()?;
-        let mut app = App::start(settings, &mut inherited).await?;
-        inherited.ready()?;
-        let mut file = FileWatch::new(reloader.path());
-        let workers = Arc::clone(&app.workers);
-        let turned = move || {
-            let workers = Arc::clone(&workers);
-            async move { workers.turned().await }
-        };
-        // Goes on while the process stops.
-        let _watchdog = AbortOnDropHandle::new(tokio::spawn(notify::watchdog(turned)));
-        notify::ready();
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => file.look(),
-                () = file.changed() => {}
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = upgrade.recv() => {
-                    let handed_over = tokio::select! {
-                        handed_over = app.hand_over() => handed_over,
-                        _ = terminate.recv() => break,
-                    };
-                    match handed_over {
-                        Ok(()) => {
-                            app.leave().await;
-                            return Ok(());
-                        }
-                        Err(error) => {
-                            let error = format!("{error:#}");
-                            tracing::error!(error, "no successor has taken over: this process goes on");
-                        }
-                    }
-                    continue;
-                }
-            }
-            notify::reloading();
-            app.reload(&reloader, &log);
-            notify::ready();
-        }
-        notify::stopping();
-        app.stop().await;
-        Ok(())
-    })
-}
 
 /// A running Seawall. Dropping it cuts everything off; [`App::stop`] takes leave.
 #[derive(Debug)]
@@ -351,126 +289,6 @@ impl App {
         drain(&self.settings.drain, &self.signals, drained).await;
         if let Some(traces) = &self.traces {
             traces.stop().await;
-        }
-    }
-}
-
-/// An etcd cluster and what is held of it.
-#[derive(Debug, Clone)]
-struct Backend {
-    cluster: Arc<Cluster>,
-    running: Arc<mirror::Running>,
-}
-
-/// By the names of clusters.
-type Backends = HashMap<String, Backend>;
-
-/// What is counted of clusters.
-#[derive(Debug)]
-struct Families {
-    upstream: upstream::Metrics,
-    mirror: mirror::Families,
-}
-
-/// The clusters of `settings`; those whose settings have not changed stay the ones in `running`.
-fn start_backends(
-    settings: &Settings,
-    running: &Backends,
-    families: &Families,
-    protection: &Arc<Protection>,
-) -> anyhow::Result<Backends> {
-    let start = |config: &upstream::Config| {
-        let name = config.name.clone();
-        let same = |backend: &&Backend| *backend.cluster.settings == *config;
-        if let Some(backend) = running.get(&name).filter(same) {
-            return Ok((name, backend.clone()));
-        }
-        let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
-        let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
-        let gate = protection.gate(&cluster.name);
-        let config = settings.mirror.clone();
-        let (guarded, families) = (Arc::clone(protection), &families.mirror);
-        let running = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
-        let steering = steer(
-            Arc::downgrade(&cluster),
-            gate,
-            Arc::clone(protection),
-            Arc::clone(&running.mirror),
-        );
-        // Ends with the cluster.
-        tokio::spawn(steering);
-        Ok((name, Backend { cluster, running: Arc::new(running) }))
-    };
-    settings.clusters.iter().map(start).collect()
-}
-
-/// The clusters behind a listener, the default one first.
-fn topology(
-    settings: &ListenerSettings,
-    backends: &Backends,
-    protection: &Protection,
-) -> anyhow::Result<Topology> {
-    let mut used: Vec<&Backend> = Vec::new();
-    let mut index_of = |name: &str| {
-        let known = used.iter().position(|backend| *backend.cluster.name == *name);
-        if let Some(index) = known {
-            return Ok(index);
-        }
-        let backend = backends.get(name).with_context(|| format!("no etcd cluster {name:?}"))?;
-        used.push(backend);
-        anyhow::Ok(used.len() - 1)
-    };
-    let default = index_of(&settings.default)?;
-    let routes =
-        settings.routes.iter().map(|route| Ok((route.prefix.clone(), index_of(&route.cluster)?)));
-    let routes: Vec<_> = routes.collect::<anyhow::Result<_>>()?;
-    let table = Table::new(default, routes)
-        .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;
-    let names = used.iter().map(|backend| Arc::clone(&backend.cluster.name));
-    let tokens = Tokens::new(names.collect());
-    let gates = used.iter().map(|backend| protection.gate(&backend.cluster.name));
-    Ok(Topology {
-        gates: gates.collect(),
-        mirrors: used.iter().map(|backend| Arc::clone(&backend.running.mirror)).collect(),
-        clusters: used.into_iter().map(|backend| Arc::clone(&backend.cluster)).collect(),
-        table,
-        advertise: settings.advertise.clone(),
-        tokens,
-        replaced: Default::default(),
-    })
-}
-
-/// Tells when the configuration file has changed.
-struct FileWatch {
-    path: Option<std::path::PathBuf>,
-    seen: Option<Vec<u8>>,
-    ticks: tokio::time::Interval,
-}
-
-impl FileWatch {
-    fn new(path: Option<&Path>) -> Self {
-        let mut ticks = interval(FILE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut this = Self { path: path.map(Path::to_owned), seen: None, ticks };
-        this.look();
-        this
-    }
-
-    /// What the file says now is what the next look compares with.
-    fn look(&mut self) {
-        self.seen = self.path.as_deref().and_then(|path| fs::read(path).ok());
-    }
-
-    async fn changed(&mut self) {
-        let Some(path) = self.path.clone() else { return std::future::pending().await };
-        loop {
-            self.ticks.tick().await;
-            // A file that is gone for a moment, as while it is replaced, has not changed.
-            let Ok(found) = tokio::fs::read(&path).await else { continue };
-            if self.seen.as_ref() != Some(&found) {
-                self.seen = Some(found);
-                return;
-            }
         }
     }
 }

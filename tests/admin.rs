@@ -315,6 +315,50 @@ async fn a_collection_in_memory_is_shown_and_switched_off_by_itself() -> Result<
     Ok(())
 }
 
+#[tokio::test]
+async fn watches_leases_and_locks_are_put_down_to_who_asks_for_them() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&denying(&cluster, "attribution.yaml", "")?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    for _ in 0..3 {
+        client.watch("/registry/pods/default/a", None).await?;
+    }
+    let lease = client.lease_grant(60, None).await?.id();
+    let (mut keeper, mut alive) = client.lease_keep_alive(lease).await?;
+    for _ in 0..4 {
+        keeper.keep_alive().await?;
+        alive.message().await?.context("no answer to a keep-alive")?;
+    }
+    client.lease_time_to_live(lease, None).await?;
+    client.lock("/office/lock", None).await?;
+    client.member_list().await?;
+    client.lease_revoke(lease).await?;
+    let of = |shapes: &Value, shape: &str, prefix: &str| {
+        let found = shapes
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|used| (&used["shape"], &used["prefix"]) == (&json!(shape), &json!(prefix)));
+        found.map_or(0, |used| used["requests"].as_u64().unwrap_or(0))
+    };
+    eventually(DEADLINE, "all of them in the ranking", async || {
+        let shapes = shown(&seawall, "/top").await?["minute"]["shapes"].take();
+        for (shape, prefix, requests) in [
+            ("watch", "/registry/pods", 3),
+            // Granted, revoked, and kept alive when the keeper began and four times since.
+            ("lease", "", 7),
+            ("lease_read", "", 1),
+            ("election", "/office/lock", 1),
+            ("admin", "", 1),
+        ] {
+            let counted = of(&shapes, shape, prefix);
+            ensure!(counted == requests, "{counted} of {shape} at {prefix:?}: {shapes:#}");
+        }
+        Ok(())
+    })
+    .await
+}
+
 const TOKEN: &str = "correct-horse-battery-staple";
 
 fn token_file(name: &str, text: &str) -> Result<PathBuf> {

@@ -27,6 +27,8 @@ use tokio::{task::JoinSet, time::Instant};
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Call {
     at_us: u64,
+    #[serde(default)]
+    method: String,
     shape: String,
     #[serde(default)]
     key: String,
@@ -35,6 +37,13 @@ pub(crate) struct Call {
     #[serde(default)]
     value_bytes: usize,
     took_us: u64,
+}
+
+impl Call {
+    /// A lease can be granted again, but neither renewed nor revoked.
+    fn kind(&self) -> Option<Kind> {
+        Kind::of(&self.shape).filter(|kind| *kind != Kind::Lease || self.method == "LeaseGrant")
+    }
 }
 
 /// What calls of one shape took when they were recorded, and when they were asked again.
@@ -82,7 +91,7 @@ pub(crate) async fn replay(
 ) -> Result<(Vec<Replayed>, BTreeMap<String, usize>)> {
     let (mut by_shape, mut left_out) = (BTreeMap::<String, Vec<Call>>::new(), BTreeMap::new());
     for call in calls {
-        if Kind::of(&call.shape).is_some_and(|kind| manner.writes || !kind.writes()) {
+        if call.kind().is_some_and(|kind| manner.writes || !kind.writes()) {
             by_shape.entry(call.shape.clone()).or_default().push(call);
         } else {
             *left_out.entry(call.shape).or_default() += 1;

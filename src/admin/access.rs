@@ -4,7 +4,12 @@
 //! somebody's browser must not, unless it is our own and no name could have been made to point here.
 
 use super::{View, protection::refused};
+use crate::{
+    admission::Client,
+    telemetry::audit::{self, audit},
+};
 use axum::{
+    Extension,
     extract::FromRequestParts,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -27,6 +32,9 @@ pub const SWITCH: HeaderName = HeaderName::from_static("x-seawall-switch");
 
 /// Fewer could be found out by trying.
 const TOKEN_MIN: usize = 16;
+
+/// Characters of a path that are written down; those of what can be switched are fewer.
+const PATH_MAX: usize = 256;
 
 /// What a file holds that lets its reader switch protections.
 pub struct Token(Vec<u8>);
@@ -80,30 +88,42 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// That a request may switch something. To be asked for is to be checked.
-#[derive(Debug)]
-pub(super) struct MaySwitch;
-
 /// Who is on the other side of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+#[derive(Debug, Clone)]
+pub(super) struct Peer(pub(super) Arc<Client>);
 
-impl FromRequestParts<Arc<View>> for MaySwitch {
+/// Who switches something, and may. To be asked for is to be checked.
+#[derive(Debug)]
+pub(super) struct Operator(pub(super) Arc<Client>);
+
+impl FromRequestParts<Arc<View>> for Operator {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, view: &Arc<View>) -> Result<Self, Response> {
-        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        let peer = Extension::from_request_parts(parts, view).await;
+        let Extension(Peer(client)) = peer.map_err(IntoResponse::into_response)?;
         let checked = match &view.token_file {
             Some(file) => check_token(file, &parts.headers),
-            None => check_peer(peer, &parts.headers),
+            None => check_peer(client.address, &parts.headers),
         };
         match checked {
-            Ok(()) => Ok(Self),
-            Err((code @ StatusCode::UNAUTHORIZED, why)) => {
-                Err(([(WWW_AUTHENTICATE, "Bearer")], refused(code, &why)).into_response())
-            }
-            Err((code, why)) => Err(refused(code, &why)),
+            Ok(()) => Ok(Self(client)),
+            Err(denied) => Err(deny(&client, parts.uri.path(), denied)),
         }
+    }
+}
+
+/// Whoever tries to find out the token is to be noticed.
+fn deny(Client { name, address }: &Client, path: &str, (code, why): Denied) -> Response {
+    let path: String = path.chars().take(PATH_MAX).collect();
+    audit::of_client(|| {
+        audit!("switch_refused", client = &**name, %address, path, reason = why, "a switch was refused");
+    });
+    match code {
+        StatusCode::UNAUTHORIZED => {
+            ([(WWW_AUTHENTICATE, "Bearer")], refused(code, &why)).into_response()
+        }
+        _ => refused(code, &why),
     }
 }
 
@@ -126,9 +146,9 @@ fn check_token(file: &Path, headers: &HeaderMap) -> Result<(), Denied> {
 }
 
 /// Where there is no token.
-fn check_peer(peer: Option<IpAddr>, headers: &HeaderMap) -> Result<(), Denied> {
+fn check_peer(peer: IpAddr, headers: &HeaderMap) -> Result<(), Denied> {
     let by_hand = headers.get(SWITCH).is_some_and(|value| value == "yes");
-    let why = if !peer.is_some_and(|peer| peer.to_canonical().is_loopback()) {
+    let why = if !peer.to_canonical().is_loopback() {
         "without admin.token_file only this machine may switch anything"
     } else if headers.contains_key(ORIGIN) && !is_own_page(headers) {
         "nothing is switched from a browser, but by Seawall's page at an IP address, or with \
@@ -163,7 +183,7 @@ mod tests {
     fn check(peer: &str, headers: &[(HeaderName, &'static str)], expected: Result<(), &str>) {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
-        let met = check_peer(peer.parse().ok(), &headers.collect());
+        let met = check_peer(peer.parse().expect(peer), &headers.collect());
         match expected {
             Ok(()) => assert_eq!(met, Ok(())),
             Err(part) => assert!(met.expect_err(part).1.contains(part), "{met:?}"),

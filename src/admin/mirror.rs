@@ -1,6 +1,6 @@
 //! What is answered from memory, as JSON, and the switch of one collection.
 
-use super::{View, access::MaySwitch, protection::refused};
+use super::{View, access::Operator, protection::refused};
 use crate::{
     mirror::{Collection, Mirror, State as Held, Tier},
     telemetry::audit::audit,
@@ -94,7 +94,7 @@ pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>
 pub(super) async fn switch(
     State(view): State<Arc<View>>,
     Path(name): Path<String>,
-    _: MaySwitch,
+    Operator(operator): Operator,
     Query(Params { collection, mode }): Query<Params>,
 ) -> Response {
     let mirror = match named(&view, &name) {
@@ -108,7 +108,15 @@ pub(super) async fn switch(
         let why = format!("no collection {collection:?} was asked for yet; GET /mirror shows all");
         return refused(StatusCode::NOT_FOUND, &why);
     };
-    audit!("mirror_switched", cluster = &*mirror.cluster, collection, mode, "mirror switched");
+    audit!(
+        "mirror_switched",
+        client = &*operator.name,
+        address = %operator.address,
+        cluster = &*mirror.cluster,
+        collection,
+        mode,
+        "mirror switched"
+    );
     Json(of_collection(&switched)).into_response()
 }
 

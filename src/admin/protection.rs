@@ -1,7 +1,10 @@
 //! What protects etcd, as JSON, and the switches by which an operator overrules it.
 
-use super::{View, access::MaySwitch};
-use crate::admission::{Gate, Mode, Protection, QueueStanding, Standing};
+use super::{View, access::Operator};
+use crate::{
+    admission::{Gate, Mode, Protection, QueueStanding, Standing},
+    telemetry::audit::audit,
+};
 use axum::{
     Json,
     extract::{Path, Query, State},
@@ -73,7 +76,7 @@ pub(super) async fn show(State(view): State<Arc<View>>, Path(name): Path<String>
 pub(super) async fn switch(
     State(view): State<Arc<View>>,
     Path(name): Path<String>,
-    _: MaySwitch,
+    Operator(operator): Operator,
     Query(Params { mode }): Query<Params>,
 ) -> Response {
     let mode = match mode.as_deref() {
@@ -86,10 +89,18 @@ pub(super) async fn switch(
         }
         None => return refused(StatusCode::BAD_REQUEST, &format!("{MODES}; met none")),
     };
-    match view.protection.switch(&name, mode) {
-        Ok(()) => Json(standing(&view.protection, &name)).into_response(),
-        Err(unknown) => refused(StatusCode::NOT_FOUND, &unknown),
+    if let Err(unknown) = view.protection.switch(&name, mode) {
+        return refused(StatusCode::NOT_FOUND, &unknown);
     }
+    audit!(
+        "protection_switched",
+        client = &*operator.name,
+        address = %operator.address,
+        protection = name,
+        mode = mode.map_or("as configured", Mode::as_str),
+        "protection switched"
+    );
+    Json(standing(&view.protection, &name)).into_response()
 }
 
 fn standing(protection: &Protection, name: &str) -> Option<Standing> {

@@ -8,7 +8,7 @@ use super::{
     top::top,
 };
 use crate::{
-    admission::Protection,
+    admission::{Client, Protection},
     attribution::Attribution,
     drain::Signals,
     pipeline,
@@ -170,13 +170,19 @@ fn router(view: Arc<View>) -> Router {
 
 /// Serves one connection to its end.
 async fn serve(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<Acceptor>>, router: Router) {
-    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))));
+    let service = |name: Option<&str>| {
+        let client = Arc::new(Client::new(peer.ip(), name));
+        TowerToHyperService::new(router.layer(Extension(Peer(client))))
+    };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let served = match tls {
-        None => http.serve_connection(TokioIo::new(stream), service).await,
+        None => http.serve_connection(TokioIo::new(stream), service(None)).await,
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+            Ok(stream) => {
+                let service = service(tls::client_name(&stream).as_deref());
+                http.serve_connection(TokioIo::new(stream), service).await
+            }
             Err(error) => return tracing::debug!(%peer, %error, "admin connection failed"),
         },
     };

@@ -110,11 +110,6 @@ impl Protection {
         Arc::clone(gate)
     }
 
-    /// Whether there are rules at all.
-    pub fn has_rules(&self) -> bool {
-        !self.current.load().rules.is_empty()
-    }
-
     pub(super) fn current(&self) -> arc_swap::Guard<Arc<Current>> {
         self.current.load()
     }

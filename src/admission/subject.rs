@@ -13,6 +13,15 @@ pub struct Client {
     pub address: IpAddr,
 }
 
+impl Client {
+    /// `name` is the common name of the certificate that it showed.
+    pub fn new(address: IpAddr, name: Option<&str>) -> Self {
+        let address = address.to_canonical();
+        let name = name.map_or_else(|| address.to_string().into(), Arc::from);
+        Self { name, address }
+    }
+}
+
 /// A call, as far as any protection looks at it.
 #[derive(Debug, Clone)]
 pub struct Subject {

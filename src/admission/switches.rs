@@ -1,7 +1,6 @@
 //! Protections as operators see and switch them.
 
 use super::{Mode, Protection};
-use crate::telemetry::audit::audit;
 
 /// One protection as an operator sees it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -47,12 +46,6 @@ impl Protection {
         }
         let config = self.current.load().config.clone();
         self.apply(config);
-        audit!(
-            "protection_switched",
-            protection = name,
-            mode = mode.map_or("as configured", Mode::as_str),
-            "protection switched"
-        );
         Ok(())
     }
 

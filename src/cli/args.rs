@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 /// A load-protection proxy in front of etcd.
 #[derive(Debug, Parser)]
-#[command(name = "seawall", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "seawall", version, about, after_help = FIRST_STEPS, max_term_width = 100)]
 #[command(long_about = "A load-protection proxy in front of etcd.
 
 Clients of etcd, such as kube-apiserver, are pointed at Seawall and speak to it as they speak to etcd. \
@@ -188,7 +188,12 @@ pub(super) enum By {
     Bytes,
 }
 
-const EXIT_CODES: &str = "\
+const FIRST_STEPS: &str = "\
+First steps, in front of an etcd on this machine:
+  seawall run --upstream http://127.0.0.1:2379
+  etcdctl --endpoints 127.0.0.1:23790 get / --prefix --keys-only --limit 5
+  seawall top, or http://127.0.0.1:23791/ in a browser
+
 Exit codes:
   0  everything is well
   1  failed while running
@@ -213,7 +218,7 @@ Examples:
 Exit codes: 0 stopped by a signal, 1 failed while running, 2 wrong usage or configuration.";
 
 const CHECK_EXAMPLES: &str = "\
-Certificates are read as well: files that are missing, keys that do not belong to their certificate, and
+Certificates are read as well: files that are missing, keys that do not belong to their certificate, and \
 certificates that have expired are problems; those that expire within 14 days are warnings.
 
 Examples:
@@ -246,9 +251,9 @@ Examples:
 Exit codes: 0 explained, 1 the output could not be written, 2 wrong usage or configuration.";
 
 const TOP_EXAMPLES: &str = "\
-Keys: Tab changes the table; Enter goes from a prefix to its clients and from a client to its
-requests, and switches a protection; Esc goes back; c, r and b sort by cost, requests and bytes; w changes between the last minute
-and the last hour; ? shows all keys; q quits.
+Keys: Tab changes the table; Enter goes from a prefix to its clients and from a client to its requests, \
+and switches a protection; Esc goes back; c, r and b sort by cost, requests and bytes; w changes \
+between the last minute and the last hour; ? shows all keys; q quits.
 
 Examples:
   Who loads etcd now:

@@ -120,10 +120,11 @@ pub struct Flags {
     #[arg(long, value_name = "MODE", help_heading = "Process")]
     protection: Option<Mode>,
 
-    /// How far answers from memory go: `observe` loads and follows and counts, and etcd answers.
+    /// How far answers from memory go: `off` holds nothing, `observe` holds, follows and counts, and
+    /// etcd answers, `enforce` answers.
     ///
     /// Default: enforce
-    #[arg(long, value_name = "MODE", help_heading = "Process")]
+    #[arg(long, value_name = "MODE", help_heading = "Process", hide_possible_values = true)]
     mirror: Option<Mode>,
 
     /// File that every call is recorded in, without values: for replaying, and for

@@ -42,9 +42,7 @@ const OVERRIDE: HeaderName = HeaderName::from_static("seawall-override");
 impl Peer {
     /// `name` is the common name of the certificate that it showed.
     pub fn new(address: SocketAddr, local: SocketAddr, name: Option<&str>, tls: bool) -> Self {
-        let ip = address.ip().to_canonical();
-        let name = name.map_or_else(|| ip.to_string().into(), Arc::from);
-        Self { address, local, client: Arc::new(Client { name, address: ip }), tls }
+        Self { address, local, client: Arc::new(Client::new(address.ip(), name)), tls }
     }
 }
 

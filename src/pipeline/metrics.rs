@@ -160,6 +160,7 @@ impl Metrics {
             method,
             started: Instant::now(),
             bytes: 0,
+            counted: 0,
             cell: None,
             account: None,
             span: None,
@@ -241,6 +242,8 @@ pub struct Record {
     method: Option<Method>,
     started: Instant,
     bytes: u64,
+    /// Of the bytes, those that are in the metric.
+    counted: u64,
     /// Known once the call was placed.
     cell: Option<Arc<Cell>>,
     account: Option<Account>,
@@ -289,6 +292,11 @@ impl Record {
 
     pub fn add_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        // It may last for days.
+        if let (true, Some(cell)) = (self.is_stream(), &self.cell) {
+            cell.bytes.inc_by(self.bytes - self.counted);
+            self.counted = self.bytes;
+        }
     }
 
     /// The call has ended.
@@ -314,7 +322,7 @@ impl Record {
         }
         let code = code as usize;
         cell.codes[code].get_or_init(|| self.metrics.counter(&cell.labels, CODES[code])).inc();
-        cell.bytes.inc_by(self.bytes);
+        cell.bytes.inc_by(self.bytes - self.counted);
         if !self.is_stream() {
             let took = self.started.elapsed();
             cell.seconds.observe(took.as_secs_f64());
@@ -376,5 +384,24 @@ impl Drop for Record {
         if self.cell.is_some() {
             self.count(Code::Cancelled);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dashboard showed what a watch had sent for hours as sent in the second in which it ended.
+    #[test]
+    fn what_a_stream_sends_is_counted_while_it_lasts() {
+        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let sent = || metrics.totals().iter().map(|total| total.bytes).sum::<u64>();
+        let mut watch = metrics.record(Some(Method::Watch));
+        watch.placed(Class::Watch, &Arc::from("main"));
+        watch.add_bytes(100);
+        assert_eq!(sent(), 100);
+        watch.add_bytes(20);
+        watch.end(Code::Ok);
+        assert_eq!(sent(), 120);
     }
 }

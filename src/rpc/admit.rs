@@ -1,8 +1,9 @@
 //! What every call meets before it goes to etcd.
 
-use super::{Context, error::Error};
+use super::{Context, error::Error, status};
 use crate::{
-    admission::{Kind, Permit, Place, Plan, Subject},
+    admission::{Cost, Kind, Permit, Place, Plan, Subject, classify},
+    attribution::Observation,
     etcd::{key_range::KeyRange, method::Method},
     grpc::Message,
     pipeline::{Account, Counting, Gone, Placed, Responder},
@@ -10,6 +11,7 @@ use crate::{
 use bytes::Bytes;
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::timeout;
+use tonic::Code;
 
 /// What a client names in `seawall-override` to delete many keys at once.
 pub(super) const DELETES: &str = "deletes";
@@ -49,6 +51,11 @@ impl Context {
         }
     }
 
+    /// The same of a call that is known by its method and the keys that it names.
+    pub(super) fn subject_of(&self, method: Method, keys: Option<KeyRange>) -> Subject {
+        self.subject(method, classify::method(method.path()), keys, 0)
+    }
+
     /// Puts the call down to its client and place.
     pub(super) fn attribute(
         &self,
@@ -72,6 +79,45 @@ impl Context {
         {
             self.object(placed, &keys.start, subject.value_size);
         }
+    }
+
+    /// The same for a call that is known by its method.
+    pub(super) fn attribute_method(
+        &self,
+        placed: &Placed<'_>,
+        method: Method,
+        request: &Message,
+        responder: &mut Responder,
+    ) -> Subject {
+        let subject = self.subject_of(method, None);
+        self.attribute(placed, &subject, request, responder);
+        subject
+    }
+
+    /// Puts one request of a stream down to its client and place, since the stream may never end.
+    pub(super) fn attribute_one(&self, cluster: &Arc<str>, subject: &Subject, request: &Message) {
+        let bytes = request.framed().len() as u64;
+        let cost = Cost { keys: 1, bytes };
+        self.edge.attribution.observe(
+            self.call.worker,
+            &Observation {
+                cluster,
+                client: &subject.client,
+                place: &subject.place,
+                range: subject.keys.as_ref(),
+                value_bytes: 0,
+                shape: subject.shape,
+                class: subject.class,
+                method: subject.method.map_or("unknown", Method::name),
+                code: Code::Ok,
+                cost: cost.units(),
+                keys: cost.keys,
+                bytes,
+                took: Duration::ZERO,
+                waited: Duration::ZERO,
+                stream: true,
+            },
+        );
     }
 
     /// Takes note of the size of an object.
@@ -103,6 +149,26 @@ impl Context {
             Err(error) => return Ok(Err(error)),
         };
         self.enter_by(placed, subject, &plan, responder).await
+    }
+
+    /// Puts a call down that is known by its method, and has it wait for its turn at etcd; answers the
+    /// call where it gets none.
+    pub(super) async fn admit(
+        &self,
+        placed: &Placed<'_>,
+        method: Method,
+        request: &Message,
+        mut responder: Responder,
+    ) -> Option<(Permit, Responder)> {
+        let subject = self.attribute_method(placed, method, request, &mut responder);
+        match self.enter(placed, &subject, &mut responder).await {
+            Ok(Ok(permit)) => Some((permit, responder)),
+            Ok(Err(error)) => {
+                responder.status(&status::of(&error));
+                None
+            }
+            Err(Gone) => None,
+        }
     }
 
     pub(super) async fn enter_by(

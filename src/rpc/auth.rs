@@ -43,7 +43,7 @@ const PERM: u32 = 2;
 
 /// Authenticates at every cluster and answers with the tokens of all in one.
 pub(super) async fn authenticate(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some((request, message, mut responder)) =
+    let Some((request, message, responder)) =
         context.decode::<AuthenticateRequest>(&mut incoming, responder).await
     else {
         return;
@@ -52,11 +52,15 @@ pub(super) async fn authenticate(context: Context, mut incoming: Incoming, respo
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(Method::Authenticate, Class::Admin);
+    let method = Method::Authenticate;
+    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    else {
+        return;
+    };
+    let manner = Manner::of(method, Class::Admin);
     if context.topology.is_single() || context.call.cluster.is_some() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    responder.record.placed(manner.class, &placed.cluster.name);
     match responder.unless_gone(everywhere(&context, &request)).await {
         Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
         Ok(Err(error)) => responder.status(&status::of(&error)),

@@ -2,7 +2,7 @@
 
 use super::{Context, status};
 use crate::{
-    admission::classify,
+    admission::Class,
     etcd::{method::Method, wire},
     grpc::{self, Incoming},
     pipeline::{self, Manner, Responder},
@@ -18,15 +18,18 @@ const CLIENT_URLS: u32 = 4;
 pub(super) async fn member_list(context: Context, mut incoming: Incoming, responder: Responder) {
     let method = Method::MemberList;
     let Some(responder) = context.allowed_method(method, responder) else { return };
-    let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()).class);
-    responder.record.placed(manner.class, &placed.cluster.name);
+    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    else {
+        return;
+    };
+    let manner = Manner::of(method, Class::Admin);
     let asking = async {
         let mut answer =
             pipeline::forward(&placed, &context.call, manner, message.framed()).await?;

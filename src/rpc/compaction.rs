@@ -6,7 +6,6 @@
 
 use super::{Context, materialize, status};
 use crate::{
-    admission::Class,
     etcd::{
         method::Method,
         proto::etcdserverpb::{CompactionRequest, CompactionResponse},
@@ -30,8 +29,8 @@ pub(super) async fn compact(context: Context, mut incoming: Incoming, responder:
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(Method::Compact, Class::Critical);
-    responder.record.placed(manner.class, &placed.cluster.name);
+    let subject = context.attribute_method(&placed, Method::Compact, &message, &mut responder);
+    let manner = Manner::of(Method::Compact, subject.class);
     let forwarding = pipeline::forward(&placed, &context.call, manner, message.framed());
     let answered = responder.unless_gone(forwarding).await;
     let done = matches!(&answered, Ok(Ok(answer)) if !answer.is_refused());

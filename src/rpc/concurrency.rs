@@ -3,7 +3,6 @@
 use super::{Context, access::is_plain, error::Error, materialize, merge, status};
 use crate::{
     access::{self, Need, Verb},
-    admission::classify,
     etcd::{
         key_range::KeyRange,
         method::Method,
@@ -56,8 +55,9 @@ pub(super) async fn serve(
         }
     }
     // They wait for others as long as it takes, and would fill the connections of short calls.
-    let manner =
-        Manner { lane: Lane::Watch, ..Manner::of(method, classify::method(method.path()).class) };
+    let subject = context.subject_of(method, Some(place.keys));
+    context.attribute(&placed, &subject, &message, &mut responder);
+    let manner = Manner { lane: Lane::Watch, ..Manner::of(method, subject.class) };
     context.forward(placed, manner, &message, responder).await;
 }
 

@@ -39,6 +39,12 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What begins the paths of etcd's JSON gateway, today's and before, and of its API of old.
+const GATEWAYS: [&str; 4] = ["/v3/", "/v3beta/", "/v3alpha/", "/v2/"];
+
+const NO_GATEWAY: &str =
+    "seawall serves etcd's gRPC API and not its JSON gateway: point this client at etcd itself\n";
+
 /// Answers a request that is not gRPC, on HTTP/2.
 pub(super) async fn answer_http2(
     edge: &Edge,
@@ -68,7 +74,7 @@ pub async fn answer(edge: &Edge, client: &Client, head: &Parts, worker: usize) -
     if !matches!(head.method, Verb::GET | Verb::HEAD) {
         let known = ["/health", "/livez", "/readyz", "/version", "/metrics"].contains(&path);
         if !known {
-            return not_found();
+            return not_found(path);
         }
         let text = "Method Not Allowed\n";
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
@@ -88,7 +94,7 @@ pub async fn answer(edge: &Edge, client: &Client, head: &Parts, worker: usize) -
         "/metrics" => page(StatusCode::OK, OPENMETRICS, (edge.metrics_page.0)()),
         _ => match path.strip_prefix("/readyz/").and_then(Check::named) {
             Some(check) => checks(asker, &[check], query).await,
-            None => not_found(),
+            None => not_found(path),
         },
     }
 }
@@ -272,8 +278,12 @@ impl Asker<'_> {
     }
 }
 
-fn not_found() -> Response<Bytes> {
-    page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into())
+/// etcd's words, unless it is something that etcd serves and we do not: whoever asks for that, such as
+/// Patroni, wants to be told where it is.
+fn not_found(path: &str) -> Response<Bytes> {
+    let is_gateways = GATEWAYS.iter().any(|prefix| path.starts_with(prefix));
+    let text = if is_gateways { NO_GATEWAY } else { "404 page not found\n" };
+    page(StatusCode::NOT_FOUND, TEXT, text.into())
 }
 
 fn has(query: &str, key: &str, value: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Leases, which the default cluster owns and others may hold copies of; see `materialize`.
 
-use super::{Context, error::Error, materialize::credentials, passthrough, status};
+use super::{Context, error::Error, materialize::credentials, status};
 use crate::{
     access::Verb,
     admission::Class,
@@ -38,7 +38,7 @@ pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: R
     let Some(mut responder) = context.allowed_method(Method::LeaseGrant, responder) else { return };
     let manner = Manner::of(Method::LeaseGrant, Class::Critical);
     let placed = context.topology.default();
-    responder.record.placed(manner.class, &placed.cluster.name);
+    context.attribute_method(&placed, Method::LeaseGrant, &message, &mut responder);
     let granting = async {
         let answer = pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
         // A client that chose the id may have used it before: what another cluster still holds
@@ -63,7 +63,7 @@ pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: 
     let Some(mut responder) = attached else { return };
     let manner = Manner::of(Method::LeaseRevoke, Class::Critical);
     let placed = context.topology.default();
-    responder.record.placed(manner.class, &placed.cluster.name);
+    context.attribute_method(&placed, Method::LeaseRevoke, &message, &mut responder);
     let revoking = async {
         let answer = pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
         // Also when the default cluster has it no more: that may be the second attempt.
@@ -116,10 +116,13 @@ pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, respo
     let Some(responder) = context.allowed_method(method, responder) else { return };
     let shown = if request.keys { vec![request.id] } else { Vec::new() };
     let attached = context.allowed_leases(Verb::Read, &shown, responder).await;
-    let Some(mut responder) = attached else { return };
+    let Some(responder) = attached else { return };
     let manner = Manner::of(method, Class::PointRead);
     let placed = context.topology.default();
-    responder.record.placed(manner.class, &placed.cluster.name);
+    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    else {
+        return;
+    };
     if !request.keys || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
@@ -169,9 +172,6 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
     let manner = Manner::of(method, Class::Critical);
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
-    if context.topology.is_single() {
-        return passthrough::relay_both(&context, &placed, manner, incoming, responder).await;
-    }
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
     let mut exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
         Ok(Ok(exchange)) => exchange,
@@ -181,7 +181,7 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
     let Some(up) = exchange.outgoing.take() else { return };
     let copies =
         context.topology.secondaries().map(|placed| Copies::start(&context, placed)).collect();
-    let upward = renew(incoming, up, context.edge.request_bytes_max, copies);
+    let upward = renew(&context, incoming, up, copies);
     let downward = async {
         let answered = responder.unless_gone(exchange.answer()).await;
         context.finish(placed, answered, responder).await;
@@ -193,8 +193,11 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
 }
 
 /// Passes the client's keep-alives on; never ends, since the answers decide when the call does.
-async fn renew(mut incoming: Incoming, mut up: Outgoing, max: usize, copies: Vec<Copies>) {
-    while let Ok(Some(message)) = incoming.message(max).await {
+async fn renew(context: &Context, mut incoming: Incoming, mut up: Outgoing, copies: Vec<Copies>) {
+    let subject = context.subject_of(Method::LeaseKeepAlive, None);
+    let default = &context.topology.default().cluster.name;
+    while let Ok(Some(message)) = incoming.message(context.edge.request_bytes_max).await {
+        context.attribute_one(default, &subject, &message);
         copies.iter().for_each(|copies| copies.renew(&message));
         if up.send(message.framed()).await.is_err() {
             break;

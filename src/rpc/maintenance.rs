@@ -2,7 +2,6 @@
 
 use super::{Context, status};
 use crate::{
-    admission::classify,
     etcd::{method::Method, wire},
     grpc::{self, Incoming},
     pipeline::{self, Manner, Responder, Topology},
@@ -24,11 +23,11 @@ pub(super) async fn status(context: Context, mut incoming: Incoming, responder: 
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let manner = Manner::of(method, classify::method(method.path()).class);
+    let subject = context.attribute_method(&placed, method, &message, &mut responder);
+    let manner = Manner::of(method, subject.class);
     if context.call.cluster.is_some() || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    responder.record.placed(manner.class, &placed.cluster.name);
     let asking = async {
         let mut answer =
             pipeline::forward(&placed, &context.call, manner, message.framed()).await?;

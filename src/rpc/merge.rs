@@ -14,7 +14,7 @@ use crate::{
         },
     },
     grpc,
-    pipeline::{Manner, Responder, Topology},
+    pipeline::{Responder, Topology},
     routing::Segment,
 };
 
@@ -25,12 +25,10 @@ const MERGED_BYTES_MAX: usize = 64 << 20;
 pub(super) async fn range(
     context: &Context,
     method: Method,
-    manner: Manner,
     request: &RangeRequest,
     segments: &[Segment<'_, usize>],
     mut responder: Responder,
 ) {
-    responder.record.placed(manner.class, &context.topology.default().cluster.name);
     if let Err(error) = check(context, method, request, segments) {
         return responder.status(&status::of(&error));
     }

@@ -6,7 +6,7 @@ use crate::{
     admission::{Class, classify},
     etcd::method::{Affinity, Effect, Method},
     grpc::Incoming,
-    pipeline::{self, Gone, Manner, Responder},
+    pipeline::{self, Manner, Responder},
     upstream::Lane,
 };
 
@@ -18,27 +18,23 @@ pub(super) async fn unary(
     method: Method,
 ) {
     let Some(responder) = context.allowed_method(method, responder) else { return };
-    let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
-    let kind = classify::method(method.path());
-    let subject = context.subject(method, kind, None, 0);
-    context.attribute(&placed, &subject, &message, &mut responder);
-    let mut permit = match context.enter(&placed, &subject, &mut responder).await {
-        Ok(Ok(permit)) => permit,
-        Ok(Err(error)) => return responder.status(&status::of(&error)),
-        Err(Gone) => return,
+    let Some((mut permit, responder)) = context.admit(&placed, method, &message, responder).await
+    else {
+        return;
     };
-    let manner = Manner::of(method, kind.class);
+    let manner = Manner::of(method, classify::method(method.path()).class);
     in_turn(&mut permit, context.forward(placed, manner, &message, responder)).await;
 }
 
 /// A call of unknown shape: both directions as they come.
-pub(super) async fn streams(context: Context, incoming: Incoming, responder: Responder) {
+pub(super) async fn streams(context: Context, mut incoming: Incoming, responder: Responder) {
     let Some(mut responder) = context.allowed_to(Need::everything(), responder) else { return };
     let placed = match context.topology.named(&context.call) {
         Ok(placed) => placed,
@@ -51,18 +47,7 @@ pub(super) async fn streams(context: Context, incoming: Incoming, responder: Res
         effect: Effect::Write,
     };
     responder.record.placed(manner.class, &placed.cluster.name);
-    relay_both(&context, &placed, manner, incoming, responder).await;
-}
-
-/// Opens the call at the cluster it was placed on and relays both directions.
-pub(super) async fn relay_both(
-    context: &Context,
-    placed: &pipeline::Placed<'_>,
-    manner: Manner,
-    mut incoming: Incoming,
-    mut responder: Responder,
-) {
-    let outbound = pipeline::outbound(placed, &context.call, manner, None);
+    let outbound = pipeline::outbound(&placed, &context.call, manner, None);
     let exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
         Ok(Ok(exchange)) => exchange,
         Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),

@@ -42,12 +42,13 @@ pub(super) async fn range(
             // Its turn is the default cluster's, where most of such a range lies.
             let subject = context.subject(method, kind, Some(keys), 0);
             let default = context.topology.default();
+            context.attribute(&default, &subject, &message, &mut responder);
             let mut permit = match context.enter(&default, &subject, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
             };
-            let merging = merge::range(&context, method, manner, &request, &segments, responder);
+            let merging = merge::range(&context, method, &request, &segments, responder);
             return in_turn(&mut permit, Box::pin(merging)).await;
         }
     };

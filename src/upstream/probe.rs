@@ -104,6 +104,7 @@ fn unanswered(member: &Member, failures: &mut u32) {
     let reason = known.as_deref().unwrap_or("it does not answer");
     if *failures >= settings.failures && silent {
         member.enter(State::Down, Some(reason));
+        member.metrics.leader.set(0);
     } else if member.state() != State::Down {
         member.enter(State::Suspect, Some(reason));
     }

@@ -70,6 +70,18 @@ async fn http_over_plaintext() -> Result<()> {
     Ok(())
 }
 
+/// Patroni found nothing but `404 page not found`, as if etcd were broken.
+#[tokio::test]
+async fn a_client_of_the_json_gateway_is_told_where_it_is() -> Result<()> {
+    let arena = Arena::start().await?;
+    let target = &arena.targets[1];
+    for path in ["/v3/kv/range", "/v3beta/kv/put", "/v2/keys/service"] {
+        let page = plaintext(target, &Method::POST, path).await?;
+        ensure!(page.status == 404 && page.body.contains("point this client at etcd"), "{page:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn http_over_tls() -> Result<()> {
     let pki = Pki::new()?;

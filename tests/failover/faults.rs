@@ -75,7 +75,21 @@ async fn of_under_load(
 
 #[tokio::test]
 async fn kill_of_the_leader() -> Result<()> {
-    under_load(async |stage, _| stage.cluster.leader().await?.kill().await).await
+    under_load(async |stage, workload| {
+        let leader = stage.cluster.leader().await?;
+        leader.kill().await?;
+        workload.goes_on().await?;
+        stage.member_is(leader.index(), "down").await?;
+        // A dashboard showed two leaders until the dead one came back.
+        eventually(DEADLINE, "one leader in the metrics", async || {
+            let leaders =
+                operator::metric(stage.seawall.admin()?, "seawall_upstream_leader").await?;
+            ensure!(leaders == 1.0, "there are {leaders}");
+            Ok(())
+        })
+        .await
+    })
+    .await
 }
 
 #[tokio::test]

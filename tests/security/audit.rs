@@ -2,9 +2,15 @@
 
 use crate::{Stage, client::DEADLINE, operator};
 use anyhow::{Context, Result, ensure};
-use seawall_testkit::LogLine;
+use rustls::pki_types::ServerName;
+use seawall_testkit::{LogLine, Pki};
 use serde_json::{Map, Value};
-use std::fs;
+use std::{fs, sync::Arc};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 /// The event's line, once it is there.
 async fn event(stage: &Stage, name: &str) -> Result<LogLine> {
@@ -66,10 +72,44 @@ async fn each_event_tells_who_and_what() -> Result<()> {
     operator::post(stage.seawall.admin()?, "/protection/deletes?mode=off").await?;
     let line = event(&stage, "protection_switched").await?;
     ensure!(line.text("protection") == Some("deletes") && line.text("mode") == Some("off"));
+    ensure!(line.text("client") == Some("127.0.0.1"), "{line:?}");
 
     stage.reload(&CONFIG.replace("keys_max: 1", "keys_max: 2")).await?;
     let line = event(&stage, "configuration_changed").await?;
     ensure!(line.text("keys").is_some_and(|keys| keys.contains("protection.deletes")), "{line:?}");
+    Ok(())
+}
+
+/// The code that `POST path` is answered with by an admin port that asks for certificates.
+async fn post_as(stage: &Stage, name: &str, path: &str, header: &str) -> Result<String> {
+    let admin = stage.seawall.admin()?;
+    let connector = TlsConnector::from(Arc::new(stage.shows(name)?));
+    let stream = TcpStream::connect(admin).await?;
+    let mut stream = connector.connect(ServerName::from(admin.ip()), stream).await?;
+    stream.write_all(format!("POST {path} HTTP/1.0\r\n{header}\r\n\r\n").as_bytes()).await?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await?;
+    Ok(line.split(' ').nth(1).context("an answer without a code")?.to_owned())
+}
+
+#[tokio::test]
+async fn a_switch_tells_whose_certificate_made_it() -> Result<()> {
+    let pki = Pki::new()?;
+    let (shown, ca) = (pki.server()?, pki.ca());
+    let args = [("cert", &shown.cert), ("key", &shown.key), ("trusted-ca", &ca)];
+    let args = args.map(|(flag, path)| format!("--admin-{flag}-file={}", path.display()));
+    let stage = Stage::with_pki(pki, "", &args.each_ref().map(String::as_str)).await?;
+
+    let path = "/protection/deletes?mode=off";
+    ensure!(post_as(&stage, "stranger", path, "accept: */*").await? == "403");
+    let line = event(&stage, "switch_refused").await?;
+    ensure!(line.text("client") == Some("stranger"), "{line:?}");
+    ensure!(line.text("path") == Some("/protection/deletes"), "{line:?}");
+
+    ensure!(post_as(&stage, "operator", path, "x-seawall-switch: yes").await? == "200");
+    let line = event(&stage, "protection_switched").await?;
+    ensure!(line.text("client") == Some("operator"), "{line:?}");
+    ensure!(line.text("address") == Some("127.0.0.1"), "{line:?}");
     Ok(())
 }
 

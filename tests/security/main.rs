@@ -46,7 +46,11 @@ impl Stage {
     }
 
     async fn with(rest: &str, args: &[&str]) -> Result<Self> {
-        let (etcd, pki) = (Cluster::single().await?, Pki::new()?);
+        Self::with_pki(Pki::new()?, rest, args).await
+    }
+
+    async fn with_pki(pki: Pki, rest: &str, args: &[&str]) -> Result<Self> {
+        let etcd = Cluster::single().await?;
         let config = etcd.dir().join("seawall.yaml");
         fs::write(&config, text(&etcd, &pki, rest)?)?;
         let binary = env::var_os("SEAWALL_BIN")
@@ -74,6 +78,12 @@ impl Stage {
 
     /// A client of this name.
     async fn named(&self, name: &str) -> Result<Named> {
+        let client = Client::connect_tls(self.seawall.address("main")?, self.shows(name)?).await?;
+        Ok(Named { client })
+    }
+
+    /// What a client shows who has a certificate of this name.
+    fn shows(&self, name: &str) -> Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.pki.ca())?)?;
         let shown = self.pki.client(name)?;
@@ -84,8 +94,7 @@ impl Stage {
                 vec![CertificateDer::from_pem_file(&shown.cert)?],
                 PrivateKeyDer::from_pem_file(&shown.key)?,
             )?;
-        let client = Client::connect_tls(self.seawall.address("main")?, config).await?;
-        Ok(Named { client })
+        Ok(config)
     }
 }
 

@@ -13,7 +13,8 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(&self) -> Result<ExitCode> {
         for scenario in builtins()? {
-            println!("{}\n    {}\n    {}", scenario.name, scenario.title, scenario.story);
+            let only = if scenario.by_name { " (only where it is named)" } else { "" };
+            println!("{}{only}\n    {}\n    {}", scenario.name, scenario.title, scenario.story);
             if self.verbose {
                 details(&scenario);
             }

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 #[derive(Args, Debug)]
 pub(super) struct Run {
-    /// Names of `seawall-bench list`, or files [default: all that are built in]
+    /// Names of `seawall-bench list`, or files [default: all that are built in, but those of `by_name`]
     scenarios: Vec<String>,
 
     #[command(flatten)]
@@ -135,8 +135,8 @@ impl Run {
         ensure!(self.scale > 0.0 && self.scale <= 100.0, "a scale is above 0 and at most 100");
         let stretch = self.stretch.unwrap_or(if self.quick { 0.5 } else { 1.0 });
         ensure!(stretch > 0.0 && stretch <= 100.0, "a stretch is above 0 and at most 100");
-        let scenarios = match self.scenarios.as_slice() {
-            [] => builtins()?,
+        let scenarios: Vec<Scenario> = match self.scenarios.as_slice() {
+            [] => builtins()?.into_iter().filter(|scenario| !scenario.by_name).collect(),
             names => names.iter().map(|name| Scenario::find(name)).collect::<Result<_>>()?,
         };
         let adapt = |scenario: Scenario| scenario.scaled(self.scale).stretched(stretch);

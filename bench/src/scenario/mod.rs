@@ -26,6 +26,9 @@ pub(crate) struct Scenario {
     pub(crate) title: String,
     /// What happens, to whom, and why it matters: one paragraph.
     pub(crate) story: String,
+    /// It takes long, and is measured only where it is named.
+    #[serde(default)]
+    pub(crate) by_name: bool,
     #[serde(default)]
     pub(crate) etcd: Etcd,
     pub(crate) data: BTreeMap<Resource, Amount>,

@@ -97,12 +97,12 @@ const showMirror = ({ mode, clusters }, figures) => {
     const key = name + " " + held.collection, asked = held.hits + held.misses;
     const state = held.why ? text("! " + held.state + ": " + held.why, "warn wrap") : text((held.state === "ready" ? "✓ " : "… ") + held.state, held.state === "ready" ? "good" : "");
     return { key, first: !i, cells: [
-      wide(text(i ? "" : name)), text(held.collection, "wrap"), collectionSwitch(name, held), state, wide(text(held.tier || "–")), number(count(held.keys)),
+      wide(text(i ? "" : name)), text(held.collection, "wrap"), collectionSwitch(name, held), state, wide(text(held.tier || "–")), wide(number(count(held.keys))),
       number(bytes(held.bytes)), wide(number(held.revision ?? "–")), wide(number(held.tier ? mirror.behind : "–")), wide(line(remember("hits " + key, perSecond("hits " + key, held.hits)))),
       number(count(held.hits)), wide(number(count(held.misses))), wide(number(asked ? percent(held.hits / asked) : "–")), wide(number(span(held.idle_seconds) + " ago")),
     ] };
   }));
-  table("mirror", ["-Cluster", "Collection", "Use", "State", "-Tier", "#Keys", "#Memory", "-#Revision", "-#Behind", "-", "#Hits", "-#Passed on", "-#Share", "-#Read"],
+  table("mirror", ["-Cluster", "Collection", "Use", "State", "-Tier", "-#Keys", "#Memory", "-#Revision", "-#Behind", "-", "#Hits", "-#Passed on", "-#Share", "-#Read"],
     rows, "nothing was worth it yet");
 };
 
@@ -117,8 +117,9 @@ const showWatches = (clusters, calls) => {
 };
 
 const showLoad = ({ prefixes, clients, shapes, objects }) => {
-  const load = ranked => [bar(ranked.share, percent(ranked.share)), number(count(ranked.cost)), number(count(ranked.requests)), number(bytes(ranked.bytes))];
-  const heads = ["Share of cost", "#Cost", "#Requests", "#Bytes"];
+  const load = ranked => [bar(ranked.share, percent(ranked.share)), number(count(ranked.cost)),
+    wide(number(count(ranked.requests))), wide(number(bytes(ranked.bytes)))];
+  const heads = ["Share of cost", "#Cost", "-#Requests", "-#Bytes"];
   const named = name => name || "(no key)";
   const caller = ({ name, address }) => name === address ? name : name + " (" + address + ")";
   table("load", ["Prefix", ...heads, "-Cluster"], prefixes.map(ranked => ({ key: ranked.cluster + " " + ranked.name,

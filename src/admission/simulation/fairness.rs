@@ -67,8 +67,8 @@ async fn serve(crowds: &[Crowd], in_order_of_arrival: bool) -> Vec<f64> {
         }
     }
     calls.join_all().await;
-    let served = served.lock().clone();
-    served
+    let served = served.lock();
+    served.clone()
 }
 
 fn simulate(in_order_of_arrival: bool) -> Result<(), String> {

@@ -33,11 +33,6 @@ use tokio::time::Instant;
 
 impl Session<'_> {
     pub(super) async fn on_request(&mut self, message: &Message) -> Result<(), End> {
-        let has_rules = self.context.edge.protection.has_rules();
-        if self.ids.is_none() && !self.context.judges() && !has_rules {
-            let request = Request { cluster: 0, framed: message.framed(), creates: false };
-            return self.send(request).await;
-        }
         let request: WatchRequest = self.context.decoded(message).map_err(|error| ended(&error))?;
         if self.context.judges()
             && let Some(cluster) = forbidden(self.context, &request, message)
@@ -45,8 +40,8 @@ impl Session<'_> {
             return self.refuse(cluster, PERMISSION_DENIED.to_owned()).await;
         }
         let mut may_remember = self.may_remember;
-        if has_rules {
-            match planned(self.context, &request).await {
+        if let Some(keys) = created_keys(&request) {
+            match planned(self.context, keys, message).await {
                 Ok(plan) => may_remember &= self.context.edge.protection.recalls(&plan),
                 Err((cluster, reason)) => return self.refuse(cluster, reason).await,
             }
@@ -160,14 +155,18 @@ impl Session<'_> {
     }
 }
 
-/// What the rules say of a watcher that is to be created; why they do not let it be, and the cluster
-/// that it would be at. Nobody waits for a turn here: the other watchers of the stream would wait,
-/// too.
-async fn planned(context: &Context, request: &WatchRequest) -> Result<Plan, (usize, String)> {
-    let Some(keys) = created_keys(request) else { return Ok(Plan::default()) };
+/// What the rules say of a watcher of these keys that is to be created; why they do not let it be, and
+/// the cluster that it would be at. Nobody waits for a turn here: the other watchers of the stream would
+/// wait, too.
+async fn planned(
+    context: &Context,
+    keys: KeyRange,
+    message: &Message,
+) -> Result<Plan, (usize, String)> {
     let topology = &context.topology;
     let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
     let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
+    context.attribute_one(&placed.cluster.name, &subject, message);
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
     planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string()))
 }

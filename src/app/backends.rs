@@ -1,0 +1,97 @@
+//! The clusters, what is held of them, and which of them a listener speaks for.
+
+use crate::{
+    admission::Protection,
+    config::{Listener, Settings},
+    mirror,
+    pipeline::{Tokens, Topology, steer},
+    routing::Table,
+    upstream::{self, Cluster},
+};
+use anyhow::Context;
+use std::{collections::HashMap, sync::Arc};
+
+/// An etcd cluster and what is held of it.
+#[derive(Debug, Clone)]
+pub(super) struct Backend {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) running: Arc<mirror::Running>,
+}
+
+/// By the names of clusters.
+pub(super) type Backends = HashMap<String, Backend>;
+
+/// What is counted of clusters.
+#[derive(Debug)]
+pub(super) struct Families {
+    pub(super) upstream: upstream::Metrics,
+    pub(super) mirror: mirror::Families,
+}
+
+/// The clusters of `settings`; those whose settings have not changed stay the ones in `running`.
+pub(super) fn start_backends(
+    settings: &Settings,
+    running: &Backends,
+    families: &Families,
+    protection: &Arc<Protection>,
+) -> anyhow::Result<Backends> {
+    let start = |config: &upstream::Config| {
+        let name = config.name.clone();
+        let same = |backend: &&Backend| *backend.cluster.settings == *config;
+        if let Some(backend) = running.get(&name).filter(same) {
+            return Ok((name, backend.clone()));
+        }
+        let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
+        let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
+        let gate = protection.gate(&cluster.name);
+        let config = settings.mirror.clone();
+        let (guarded, families) = (Arc::clone(protection), &families.mirror);
+        let running = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
+        let steering = steer(
+            Arc::downgrade(&cluster),
+            gate,
+            Arc::clone(protection),
+            Arc::clone(&running.mirror),
+        );
+        // Ends with the cluster.
+        tokio::spawn(steering);
+        Ok((name, Backend { cluster, running: Arc::new(running) }))
+    };
+    settings.clusters.iter().map(start).collect()
+}
+
+/// The clusters behind a listener, the default one first.
+pub(super) fn topology(
+    settings: &Listener,
+    backends: &Backends,
+    protection: &Protection,
+) -> anyhow::Result<Topology> {
+    let mut used: Vec<&Backend> = Vec::new();
+    let mut index_of = |name: &str| {
+        let known = used.iter().position(|backend| *backend.cluster.name == *name);
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let backend = backends.get(name).with_context(|| format!("no etcd cluster {name:?}"))?;
+        used.push(backend);
+        anyhow::Ok(used.len() - 1)
+    };
+    let default = index_of(&settings.default)?;
+    let routes =
+        settings.routes.iter().map(|route| Ok((route.prefix.clone(), index_of(&route.cluster)?)));
+    let routes: Vec<_> = routes.collect::<anyhow::Result<_>>()?;
+    let table = Table::new(default, routes)
+        .with_context(|| format!("routes of listener {:?}", settings.listener.name))?;
+    let names = used.iter().map(|backend| Arc::clone(&backend.cluster.name));
+    let tokens = Tokens::new(names.collect());
+    let gates = used.iter().map(|backend| protection.gate(&backend.cluster.name));
+    Ok(Topology {
+        gates: gates.collect(),
+        mirrors: used.iter().map(|backend| Arc::clone(&backend.running.mirror)).collect(),
+        clusters: used.into_iter().map(|backend| Arc::clone(&backend.cluster)).collect(),
+        table,
+        advertise: settings.advertise.clone(),
+        tokens,
+        replaced: Default::default(),
+    })
+}
