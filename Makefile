@@ -77,11 +77,8 @@ soak: setup build ## Clients come and go, and nothing is left of them; DURATION=
 abuse: setup build ## 100,000 watchers on a stream, 2 GiB for clients that stop reading: minutes
 	cargo test --locked --test abuse large:: -- --ignored --nocapture --test-threads=1
 
-# The stable compiler can do it, and only wants to be told that this is meant. Nothing here is `unsafe`,
-# so no sanitizer is needed.
-fuzz: ## Arbitrary bytes for what reads bytes, with cargo-fuzz; TARGET=wire|keys|config|http2 DURATION=60
-	CARGO_TARGET_DIR=$(target)/fuzz RUSTC_BOOTSTRAP=1 \
-	  cargo fuzz run --sanitizer none $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
+fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config|http2 DURATION=60
+	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
 
 test-deploy: tools build ## What is in deploy/, with helm and the image's stages, whose builds take minutes
 	@scripts/deploy-tools helm
