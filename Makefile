@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup tools dist build fmt lint doc deny test test-rust test-kubernetes test-versions robustness \
-  robustness-proof soak fuzz test-deploy test-browser demo bench clean
+  robustness-proof soak abuse fuzz test-deploy test-browser demo bench clean
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # What the tests start, unless told otherwise.
@@ -74,7 +74,10 @@ robustness-proof: setup ## See that a Seawall built to break its promises is fou
 soak: setup build ## Clients come and go, and nothing is left of them; DURATION=1800
 	cargo test --locked --test abuse soak::long -- --ignored --nocapture
 
-fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config DURATION=60
+abuse: setup build ## 100,000 watchers on a stream, 2 GiB for clients that stop reading: minutes
+	cargo test --locked --test abuse large:: -- --ignored --nocapture --test-threads=1
+
+fuzz: ## Arbitrary bytes for what reads bytes, with nightly and cargo-fuzz; TARGET=wire|keys|config|http2 DURATION=60
 	cargo +nightly fuzz run $(or $(TARGET),wire) -- -max_total_time=$(or $(DURATION),60)
 
 test-deploy: tools build ## What is in deploy/, with helm and the image's stages, whose builds take minutes

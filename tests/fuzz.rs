@@ -73,3 +73,8 @@ fn keys() {
 fn config() {
     run("config");
 }
+
+#[test]
+fn http2() {
+    run("http2");
+}

@@ -1,6 +1,8 @@
 //! What is tried with arbitrary bytes. The fuzzer drives these, and `tests/fuzz.rs` does so for a
 //! bounded number of inputs. Each panics when something is wrong.
 
+mod http2;
+
 use bytes::Bytes;
 use prost::Message;
 use seawall::{
@@ -26,7 +28,10 @@ use std::path::Path;
 pub type Target = fn(&[u8]);
 
 /// The targets by their names, which are those of their corpora.
-pub const TARGETS: [(&str, Target); 3] = [("wire", wire), ("keys", keys), ("config", config)];
+pub const TARGETS: [(&str, Target); 4] =
+    [("wire", wire), ("keys", keys), ("config", config), ("http2", http2)];
+
+pub use http2::http2;
 
 /// Scanners see in any bytes what a decoder sees in them.
 pub fn wire(bytes: &[u8]) {

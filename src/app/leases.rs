@@ -54,10 +54,10 @@ const TTL: Duration = Duration::from_secs(6);
 /// All that clients do happens in this time.
 const TIME: Duration = Duration::from_secs(16);
 
-const CLIENTS: usize = 3;
+const CLIENTS: usize = 6;
 
 /// Less than what is left of a lease whose last renewal was lost.
-const OUTAGE_MAX: usize = 15;
+const OUTAGE_MAX: usize = 10;
 
 /// A whole number of tenths of a second.
 fn tenths(choices: &mut Choices, of: usize) -> Duration {
@@ -312,7 +312,7 @@ impl World {
     }
 
     async fn run(&self, choices: &mut Choices) -> Result<(), String> {
-        let faults = if self.calm { 0 } else { 1 + choices.pick(3) };
+        let faults = if self.calm { 0 } else { 1 + choices.pick(5) };
         let faults = (0..faults).map(|_| (tenths(choices, 160), Fault::new(choices))).collect();
         let troubling = tokio::spawn(self.clone().trouble(faults));
         let mut clients = JoinSet::new();
@@ -346,17 +346,17 @@ enum Fault {
 
 impl Fault {
     fn new(choices: &mut Choices) -> Self {
-        match choices.pick(4) {
+        match choices.pick(6) {
             0 => Self::CutHome,
-            1 => Self::CutOther,
-            2 => Self::Unreachable(tenths(choices, OUTAGE_MAX)),
+            1..=3 => Self::CutOther,
+            4 => Self::Unreachable(tenths(choices, OUTAGE_MAX)),
             _ => Self::Stop(tenths(choices, 40)),
         }
     }
 }
 
 fn delays(choices: &mut Choices) -> Vec<Duration> {
-    (0..37).map(|_| Duration::from_millis(choices.pick(60) as u64)).collect()
+    (0..37).map(|_| Duration::from_millis(choices.pick(500) as u64)).collect()
 }
 
 fn simulate(seeds: u64, home: Mistake, other: Mistake) -> Result<(), String> {
@@ -386,7 +386,7 @@ fn simulate(seeds: u64, home: Mistake, other: Mistake) -> Result<(), String> {
 
 #[test]
 fn keys_live_as_long_as_their_client_was_told_and_no_longer() {
-    simulate(200, Mistake::None, Mistake::None).unwrap_or_else(|wrong| panic!("{wrong}"));
+    simulate(120, Mistake::None, Mistake::None).unwrap_or_else(|wrong| panic!("{wrong}"));
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl From<Stopped> for Failed {
         match stopped {
             Stopped::Refused(status) => Self::Etcd(status.message().to_owned()),
             Stopped::Failed(error) => Self::Etcd(error.to_string()),
+            Stopped::TooLarge { .. } => Self::TooLarge,
         }
     }
 }

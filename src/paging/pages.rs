@@ -33,6 +33,8 @@ pub struct Pages {
     left: Option<i64>,
     /// Whether a page was read already.
     follows: bool,
+    /// Bytes of one page at most.
+    bytes_max: usize,
 }
 
 /// Why the next page is not there.
@@ -41,6 +43,10 @@ pub enum Stopped {
     /// etcd said no.
     Refused(Status),
     Failed(upstream::Error),
+    /// It is larger than it may be, and was not read.
+    TooLarge {
+        length: usize,
+    },
 }
 
 /// Keys of the first page of a list of unknown size, at most those of a page of common objects.
@@ -72,8 +78,15 @@ impl Pages {
             request,
             page_bytes,
             follows: false,
+            bytes_max: PAGE_BYTES_MAX,
             page_keys: page_keys.clamp(1, KEYS_MAX),
         }
+    }
+
+    /// Reads no page of more than `bytes`.
+    pub fn up_to(self, bytes: u64) -> Self {
+        let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX).min(PAGE_BYTES_MAX);
+        Self { bytes_max, ..self }
     }
 
     /// The next page; `None` after the last.
@@ -140,6 +153,10 @@ impl Pages {
         self.outbound.body = Some(grpc::encode(&self.request));
         let answer = self.cluster.call(&self.outbound, Effect::Read).await;
         let mut answer = answer.map_err(Stopped::Failed)?;
+        let length = answer.length().await.map_err(Stopped::Failed)?;
+        if let Some(length) = length.filter(|length| *length > self.bytes_max) {
+            return Err(Stopped::TooLarge { length });
+        }
         let message = answer.message_up_to(PAGE_BYTES_MAX).await.map_err(Stopped::Failed)?;
         let message = message.map_err(Stopped::Refused)?;
         let undecodable = |_| Stopped::Refused(Status::new(Code::Internal, "malformed answer"));

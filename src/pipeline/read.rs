@@ -260,6 +260,11 @@ impl Read {
     async fn whole(&self, outbound: Outbound, mut held: Option<Held>, permit: &Permit) -> Flown {
         let mut answer =
             self.cluster.call(&outbound, Effect::Read).await.map_err(Failure::Upstream)?;
+        let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
+        if !self.is_light() && length > self.reads.protection.memory.limit() {
+            self.learn_too_large(Cost { keys: 1, bytes: length });
+            return Err(Failure::TooLarge);
+        }
         let message =
             match answer.message_up_to(u32::MAX as usize).await.map_err(Failure::Upstream)? {
                 Ok(message) => message,
@@ -285,7 +290,8 @@ impl Read {
     async fn list(&self, outbound: Outbound, held: Option<Held>, permit: &Permit) -> Flown {
         let mut held = held;
         for _ in 0..ATTEMPTS {
-            let mut pages = self.paged(outbound.clone());
+            let room = self.reads.protection.memory.limit();
+            let mut pages = self.paged(outbound.clone()).up_to(room);
             match self.collect(&mut pages, &mut held).await {
                 Ok(None) => return Err(Failure::TooLarge),
                 Ok(Some(list)) => {
@@ -298,9 +304,18 @@ impl Read {
                         && Whole::refused(status.clone()).is_compacted() => {}
                 Err(Stopped::Refused(status)) => return Ok(Arc::new(Whole::refused(status))),
                 Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
+                Err(Stopped::TooLarge { length }) => {
+                    self.learn_too_large(Cost { keys: 1, bytes: length as u64 });
+                    return Err(Failure::TooLarge);
+                }
             }
         }
         self.whole(outbound, held, permit).await
+    }
+
+    /// The next one need not begin to find it out.
+    fn learn_too_large(&self, cost: Cost) {
+        self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
     }
 
     /// Reads all pages; `None` if they are more than may be held.
@@ -314,9 +329,7 @@ impl Read {
             self.reads.metrics.pages.inc();
             list.push(page?);
             if list.bytes() > self.reads.protection.memory.limit() {
-                // The next one need not begin to find it out.
-                let cost = Cost { keys: list.count() as u64, bytes: 2 * list.bytes() };
-                self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+                self.learn_too_large(Cost { keys: list.count() as u64, bytes: 2 * list.bytes() });
                 return Ok(None);
             }
             if let Some(held) = held {

@@ -18,7 +18,8 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
-use std::{future::pending, sync::Arc, time::Duration};
+use parking_lot::Mutex;
+use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -253,15 +254,21 @@ async fn keep_copies(
     mut queued: mpsc::Receiver<Message>,
 ) {
     while let Some(message) = queued.recv().await {
-        let (until, mut pause) = (Instant::now() + RETRIES_MAX, RETRY_PAUSE);
+        let unanswered = Mutex::new(VecDeque::from([message]));
+        let (mut until, mut pause) = (Instant::now() + RETRIES_MAX, RETRY_PAUSE);
         loop {
             let error = match cluster.stream(&outbound).await {
-                Ok(exchange) => match keep_on(exchange, &message, &mut queued).await {
-                    true => break,
-                    false => None,
-                },
+                Ok(exchange) => {
+                    if keep_on(exchange, &unanswered, &mut queued).await {
+                        (until, pause) = (Instant::now() + RETRIES_MAX, RETRY_PAUSE);
+                    }
+                    None
+                }
                 Err(error) => Some(error.to_string()),
             };
+            if unanswered.lock().is_empty() {
+                break;
+            }
             if Instant::now() + pause >= until {
                 let cluster = &*cluster.name;
                 tracing::warn!(cluster, error, "copies of leases cannot be kept alive");
@@ -273,21 +280,31 @@ async fn keep_copies(
     }
 }
 
-/// Sends keep-alives and takes the answers, until either fails. Whether there was an answer.
+/// Sends what is `unanswered`, then what is `queued`, and takes the answers, which come in the order
+/// of the questions, until either fails. Whether there was an answer.
 async fn keep_on(
     mut exchange: upstream::Exchange,
-    first: &Message,
+    unanswered: &Mutex<VecDeque<Message>>,
     queued: &mut mpsc::Receiver<Message>,
 ) -> bool {
     let Some(mut up) = exchange.outgoing.take() else { return false };
     let mut answered = false;
+    let again = unanswered.lock().clone();
     let sending = async {
-        let mut next = Some(first.clone());
-        while let Some(message) = next {
+        for message in again {
             if up.send(message.framed()).await.is_err() {
                 return;
             }
-            next = queued.recv().await;
+        }
+        while let Some(message) = queued.recv().await {
+            let waiting = {
+                let mut unanswered = unanswered.lock();
+                unanswered.push_back(message.clone());
+                unanswered.len()
+            };
+            if waiting > KEEP_ALIVES_QUEUED || up.send(message.framed()).await.is_err() {
+                return;
+            }
         }
         // etcd ends the stream when it has answered.
         if up.close().is_ok() {
@@ -297,6 +314,7 @@ async fn keep_on(
     let answers = async {
         if let Ok(mut answer) = exchange.answer().await {
             while let Ok(Some(_)) = answer.body.message(ANSWER_BYTES_MAX).await {
+                unanswered.lock().pop_front();
                 answered = true;
             }
         }

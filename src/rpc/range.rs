@@ -295,5 +295,8 @@ fn stopped_status(stopped: Stopped) -> Status {
     match stopped {
         Stopped::Refused(status) => status,
         Stopped::Failed(error) => status::of(&Error::Upstream(error)),
+        Stopped::TooLarge { length } => {
+            status::of(&Error::Read(grpc::ReadError::TooLarge { length, max: u32::MAX as usize }))
+        }
     }
 }

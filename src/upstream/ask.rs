@@ -79,6 +79,20 @@ impl Answer {
         Ok(T::decode(framed.payload()).map_err(undecodable))
     }
 
+    /// The length of the one message, before any of it is read; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the answer broke off.
+    pub async fn length(&mut self) -> Result<Option<usize>, Error> {
+        match self.body.peek_length().await {
+            Ok(length) => Ok(length),
+            Err(grpc::ReadError::Broken(error)) => Err(self.broken(&error)),
+            // Whoever reads it is told.
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The one message of a unary answer, or its error.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use seawall::{
 use std::future::poll_fn;
 use tokio::{net::TcpStream, time::timeout};
 
-fn watch(key: String) -> Bytes {
+pub(crate) fn watch(key: String) -> Bytes {
     let create = WatchCreateRequest { key: key.into(), ..WatchCreateRequest::default() };
     encode(&WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) })
 }
@@ -132,14 +132,14 @@ async fn clients_that_stop_reading_cost_little() -> Result<()> {
 }
 
 /// A client that does not read what was sent to it.
-struct Deaf {
+pub(crate) struct Deaf {
     connection: client::Connection<TcpStream, Bytes>,
     answer: client::ResponseFuture,
     _requests: client::SendRequest<Bytes>,
 }
 
 impl Deaf {
-    async fn asks(victim: &Victim) -> Result<Self> {
+    pub(crate) async fn asks(victim: &Victim) -> Result<Self> {
         const WINDOW: u32 = (1 << 31) - 1;
         let stream = TcpStream::connect(victim.address()?).await?;
         let handshake = client::Builder::new()
@@ -154,7 +154,7 @@ impl Deaf {
     }
 
     /// Reads no further than the head of the answer.
-    async fn hears_the_head(&mut self) -> Result<()> {
+    pub(crate) async fn hears_the_head(&mut self) -> Result<()> {
         let head = poll_fn(|cx| {
             use std::{future::Future, pin::Pin};
             if let std::task::Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {

@@ -5,6 +5,7 @@ mod connections;
 mod crowds;
 mod floods;
 mod frames;
+mod large;
 // Each of the test programs that share it uses a part.
 #[allow(dead_code)]
 #[path = "../failover/operator.rs"]
@@ -43,6 +44,11 @@ impl Victim {
     }
 
     async fn configured(text: &str) -> Result<Self> {
+        Self::start(text, &[]).await
+    }
+
+    /// `text` is its configuration but for its etcd, and `args` are what else it is told.
+    async fn start(text: &str, args: &[&str]) -> Result<Self> {
         let cluster = Cluster::single().await?;
         let config = cluster.dir().join("seawall.yaml");
         fs::write(&config, text)?;
@@ -52,6 +58,7 @@ impl Victim {
             .binary(binary)
             .args(["--upstream", &cluster.endpoints().join(",")])
             .args(["--config".as_ref(), config.as_os_str()])
+            .args(args)
             .start()
             .await?;
         let mut victim = Self { cluster, seawall, descriptors_before: 0, watchers_before: 0 };

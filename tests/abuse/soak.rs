@@ -16,11 +16,14 @@ const GROWTH_MAX: u64 = 24 << 20;
 /// Rounds after which everything that is kept is there.
 const WARM: usize = 3;
 
+/// Seconds that a lease lives without renewals: far longer than a visit on any machine.
+const LEASE: i64 = 3600;
+
 /// Writes, reads, watches and leases of a client that comes and goes.
 async fn visit(endpoint: String, number: usize) -> Result<()> {
     let mut client = Client::connect([endpoint], None).await?;
     let prefix = format!("/registry/soaked-{}/", number % 4);
-    let lease = client.lease_grant(60, None).await?.id();
+    let lease = client.lease_grant(LEASE, None).await?.id();
     let watching = WatchOptions::new().with_prefix();
     let mut watches = Vec::new();
     for _ in 0..10 {
