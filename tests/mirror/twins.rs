@@ -18,7 +18,7 @@ use seawall::etcd::{
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::JoinSet, time::timeout};
 
-const WATCHERS: usize = 40;
+pub(crate) const WATCHERS: usize = 40;
 
 const WRITERS: u64 = 3;
 
@@ -103,7 +103,10 @@ async fn events(
     }
 }
 
-async fn compare(seed: u64, disturb: impl AsyncFn(&Stage) -> Result<()>) -> Result<Stage> {
+pub(crate) async fn compare(
+    seed: u64,
+    disturb: impl AsyncFn(&Stage) -> Result<()>,
+) -> Result<Stage> {
     let stage = Stage::start("").await?;
     let direct = stage.direct().await?;
     direct.put(&format!("{PODS}default/00"), "").await?;
