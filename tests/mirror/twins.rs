@@ -103,11 +103,15 @@ async fn events(
     }
 }
 
-pub(crate) async fn compare(
+async fn compare(seed: u64, disturb: impl AsyncFn(&Stage) -> Result<()>) -> Result<Stage> {
+    compare_at(Stage::start("").await?, seed, disturb).await
+}
+
+pub(crate) async fn compare_at(
+    stage: Stage,
     seed: u64,
     disturb: impl AsyncFn(&Stage) -> Result<()>,
 ) -> Result<Stage> {
-    let stage = Stage::start("").await?;
     let direct = stage.direct().await?;
     direct.put(&format!("{PODS}default/00"), "").await?;
     stage.warm(PODS).await?;
