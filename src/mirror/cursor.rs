@@ -73,6 +73,11 @@ impl Watcher {
         }
     }
 
+    /// The same for a client that has seen everything before `next_revision`.
+    pub fn going_on_at(self, next_revision: i64) -> Self {
+        Self { next_revision, ..self }
+    }
+
     pub fn range(&self) -> &KeyRange {
         &self.range
     }

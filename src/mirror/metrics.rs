@@ -62,6 +62,7 @@ pub struct Families {
     watchers: Family<ClusterLabels, Gauge>,
     watch_events: Family<ClusterLabels, Counter>,
     watch_handovers: Family<ClusterLabels, Counter>,
+    watch_returns: Family<ClusterLabels, Counter>,
 }
 
 /// The handles of one cluster.
@@ -85,6 +86,7 @@ pub struct Metrics {
     pub watchers: Gauge,
     pub watch_events: Counter,
     pub watch_handovers: Counter,
+    pub watch_returns: Counter,
 }
 
 impl Families {
@@ -125,6 +127,7 @@ impl Families {
             ),
             ("watch_events", "Events sent to watchers from memory", &this.watch_events),
             ("watch_handovers", "Watchers that went on at etcd", &this.watch_handovers),
+            ("watch_returns", "Watchers that came back from etcd", &this.watch_returns),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -159,6 +162,7 @@ impl Families {
             watchers: self.watchers.get_or_create(&labels).clone(),
             watch_events: self.watch_events.get_or_create(&labels).clone(),
             watch_handovers: self.watch_handovers.get_or_create(&labels).clone(),
+            watch_returns: self.watch_returns.get_or_create(&labels).clone(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Mirror {
     orders: mpsc::Sender<Order>,
     /// Watchers that leave together and are created at etcd at the same time.
     entries: Arc<Semaphore>,
+    /// Streams whose watchers come back at the same time.
+    returns: Arc<Semaphore>,
     /// etcd seems to have another store than is followed.
     pub(super) look: Notify,
     pub metrics: Metrics,
@@ -88,6 +90,9 @@ const LOAD_MAX: Duration = Duration::from_secs(10);
 /// all watchers of a cluster, and etcd reads the past for each.
 const ENTRIES_MAX: usize = 32;
 
+/// How many streams have their watchers come back at once: they may be all that there are.
+const RETURNS_MAX: usize = 32;
+
 /// Names that are remembered, most of them cold. More than any cluster has resources.
 const COLLECTIONS_MAX: usize = 4096;
 
@@ -105,6 +110,7 @@ impl Mirror {
             position: watch::Sender::default(),
             orders,
             entries: Arc::new(Semaphore::new(ENTRIES_MAX)),
+            returns: Arc::new(Semaphore::new(RETURNS_MAX)),
             look: Notify::new(),
             metrics,
         }
@@ -206,6 +212,16 @@ impl Mirror {
         Err(if store.is_some() { Pass::Tier } else { Pass::Cold })
     }
 
+    /// Whether a collection holds enough for watchers that would come back to it; else it is loaded if
+    /// they are worth it. This is no read.
+    pub fn offers(&self, collection: &Arc<Collection>, tier: Tier, worth_loading: bool) -> bool {
+        let held = collection.store().is_some_and(|store| store.snapshot().tier >= tier);
+        if !held && worth_loading {
+            self.want(collection, tier);
+        }
+        held && !collection.is_off()
+    }
+
     /// Waits until a collection that is being loaded has been: all who want it share that one read of
     /// etcd, rather than compete with it.
     ///
@@ -277,6 +293,11 @@ impl Mirror {
     pub async fn entry(&self) -> Option<OwnedSemaphorePermit> {
         // Fails when the semaphore is closed, which nobody does.
         Arc::clone(&self.entries).acquire_owned().await.ok()
+    }
+
+    /// The turn of a stream's watchers to come back, if it is theirs now.
+    pub fn try_return(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.returns).try_acquire_owned().ok()
     }
 
     /// Bytes of all collections that are ready, and of their past.

@@ -249,6 +249,13 @@ impl Cluster {
         self.identity.read().statuses.iter().any(|status| status.as_ref().is_none_or(streams))
     }
 
+    /// Whether every member says how far the watchers of a stream are only when they are: older ones
+    /// do so before the events, and one that has not said its version yet may be old.
+    pub fn orders_progress(&self) -> bool {
+        let statuses = &self.identity.read().statuses;
+        statuses.iter().all(|status| status.as_ref().is_some_and(orders_progress))
+    }
+
     /// The fullest member's database in percent of its quota, which is `quota` for those that do not
     /// tell; `None` where it is not known.
     pub fn space_percent(&self, quota: Option<u64>) -> Option<u32> {
@@ -335,8 +342,21 @@ impl Cluster {
 
 /// Whether a member is an etcd 3.7 or later.
 fn streams(status: &StatusResponse) -> bool {
+    version(status) >= [3, 7, 0]
+}
+
+/// Whether a member has the repairs of progress that Kubernetes asks for, too.
+fn orders_progress(status: &StatusResponse) -> bool {
+    match version(status) {
+        [3, 4, patch] => patch >= 31,
+        [3, 5, patch] => patch >= 13,
+        version => version >= [3, 6, 0],
+    }
+}
+
+fn version(status: &StatusResponse) -> [u32; 3] {
     let mut numbers = status.version.split('.').map(|part| part.parse().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(3), Some(7))
+    [(); 3].map(|()| numbers.next().unwrap_or(0))
 }
 
 /// A status that etcd gave at once instead of an answer, and that another member may not give.

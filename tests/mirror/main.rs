@@ -3,6 +3,7 @@
 mod faults;
 mod kv;
 mod reads;
+mod returns;
 mod streams;
 mod twins;
 mod watches;

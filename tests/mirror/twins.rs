@@ -18,7 +18,7 @@ use seawall::etcd::{
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::JoinSet, time::timeout};
 
-const WATCHERS: usize = 40;
+pub(crate) const WATCHERS: usize = 40;
 
 const WRITERS: u64 = 3;
 
@@ -104,7 +104,14 @@ async fn events(
 }
 
 async fn compare(seed: u64, disturb: impl AsyncFn(&Stage) -> Result<()>) -> Result<Stage> {
-    let stage = Stage::start("").await?;
+    compare_at(Stage::start("").await?, seed, disturb).await
+}
+
+pub(crate) async fn compare_at(
+    stage: Stage,
+    seed: u64,
+    disturb: impl AsyncFn(&Stage) -> Result<()>,
+) -> Result<Stage> {
     let direct = stage.direct().await?;
     direct.put(&format!("{PODS}default/00"), "").await?;
     stage.warm(PODS).await?;

@@ -78,7 +78,7 @@ impl Watching {
 }
 
 /// A watcher as kube-apiserver has it.
-fn below(prefix: &str, start_revision: i64) -> WatchCreateRequest {
+pub(crate) fn below(prefix: &str, start_revision: i64) -> WatchCreateRequest {
     let list = list(prefix);
     WatchCreateRequest {
         key: list.key,
@@ -99,7 +99,7 @@ impl Stage {
     }
 
     /// Watchers at etcd, that of the mirror's feed among them.
-    async fn at_etcd(&self) -> Result<f64> {
+    pub(crate) async fn at_etcd(&self) -> Result<f64> {
         let text = self.etcd.member(0).metrics().await?;
         let name = "etcd_debugging_mvcc_watcher_total ";
         let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -1,10 +1,15 @@
 //! Ids of the watchers of one stream, given out as etcd does.
 
+#[cfg(test)]
+mod tests;
+
+use super::away::Away;
 use crate::etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest};
 use std::{
     collections::{HashMap, VecDeque},
     ops::RangeInclusive,
 };
+use tokio::time::Instant;
 
 /// The watchers of one client's stream. Used where they may have several sources: each of them would
 /// count from 0.
@@ -15,19 +20,19 @@ pub(super) struct Ids {
     next: i64,
     /// The id that was given out for the request that waits for its answer.
     given: Option<i64>,
+    /// What was asked for with the request that waits for its answer, if memory could serve it.
+    asked: Option<WatchCreateRequest>,
     /// Watchers that memory cannot serve any more, in their order.
     moving: VecDeque<Moving>,
-    /// The watcher that is being created at etcd in order to go on there.
-    continued: Option<Continued>,
-    /// Ids that the cluster at an index was asked to cancel and has not answered for.
-    cancelling: HashMap<i64, usize>,
-}
-
-/// A watcher that goes on at etcd, and the first revision that it has not seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Continued {
-    pub(super) id: i64,
-    start_revision: i64,
+    /// The watcher that is being created at etcd in order to go on there, from the first revision on
+    /// that it has not seen.
+    continued: Option<WatchCreateRequest>,
+    /// By index of the cluster, where watchers are away from memory.
+    away: HashMap<usize, Away>,
+    /// Watchers that have left etcd for memory.
+    returning: VecDeque<Returning>,
+    /// Ids that etcd was asked to cancel on these streams and has not answered for.
+    cancelling: HashMap<i64, Source>,
 }
 
 /// Whom a cluster's answer about all the watchers that it knows is about.
@@ -44,10 +49,33 @@ pub(super) enum Reached {
 pub(super) enum Source {
     /// The stream to the cluster at an index.
     Etcd(usize),
+    /// The stream to that cluster for those that memory could serve.
+    Away(usize),
     /// What is held of that cluster.
     Memory(usize),
-    /// Nowhere, on the way from its memory to etcd.
+    /// Nowhere, on the way between its memory and etcd.
     Moving(usize),
+}
+
+impl Source {
+    pub(super) fn cluster(self) -> usize {
+        match self {
+            Self::Etcd(cluster)
+            | Self::Away(cluster)
+            | Self::Memory(cluster)
+            | Self::Moving(cluster) => cluster,
+        }
+    }
+}
+
+/// Watchers that come back to the memory of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Returning {
+    pub(super) cluster: usize,
+    /// As they were asked for last.
+    pub(super) requests: Vec<WatchCreateRequest>,
+    /// All of them have seen everything up to here.
+    pub(super) seen: Seen,
 }
 
 /// How a watcher goes on at etcd.
@@ -78,9 +106,12 @@ impl Seen {
 /// One watcher.
 ///
 /// ```text
-/// Memory --cannot be served from there--> Moving --created at etcd--> Etcd
+///           cannot be served from there           created at etcd
+///         .-----------------------------> Moving ----------------.
+///         |                               |   ^                  v
+///       Memory <--finds its place there---'   '--can be served-- Away
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Watcher {
     source: Source,
     /// Created, and not cancelled by etcd.
@@ -88,6 +119,16 @@ struct Watcher {
     /// Revisions that it may not have seen all events of when etcd says so of all watchers: the
     /// client may have asked for that before etcd knew of this one.
     catching_up: Option<RangeInclusive<i64>>,
+    /// Of one that is away.
+    home: Option<Home>,
+}
+
+/// What it takes to come back to memory.
+#[derive(Debug, Clone, PartialEq)]
+struct Home {
+    request: WatchCreateRequest,
+    /// A revision that etcd had after the watcher was created there.
+    created: i64,
 }
 
 impl Ids {
@@ -104,19 +145,27 @@ impl Ids {
         self.watchers.get(&id).map(|watcher| watcher.source)
     }
 
-    /// A watcher was created under `id`.
-    pub(super) fn created(&mut self, id: i64, source: Source) {
-        self.watchers.insert(id, Watcher { source, live: true, catching_up: None });
+    /// What the client asks for with the create request that etcd gets next, if memory could serve it.
+    pub(super) fn ask(&mut self, request: Option<WatchCreateRequest>) {
+        self.asked = request;
+    }
+
+    /// A watcher was created under `id`, when the store was at `revision`.
+    pub(super) fn created(&mut self, id: i64, source: Source, revision: i64) {
+        let request = self.asked.take().filter(|_| matches!(source, Source::Away(_)));
+        let home = request.map(|request| Home { request, created: revision });
+        self.watchers.insert(id, Watcher { source, live: true, catching_up: None, home });
         if self.given.take_if(|given| *given == id).is_some() {
             self.next = id.saturating_add(1);
         }
     }
 
     /// etcd has created a watcher that left memory, when the store was at `revision`.
-    pub(super) fn goes_on(&mut self, continued: Continued, source: Source, revision: i64) {
-        let Continued { id, start_revision } = continued;
-        let catching_up = Some(start_revision..=revision).filter(|range| !range.is_empty());
-        self.watchers.insert(id, Watcher { source, live: true, catching_up });
+    pub(super) fn goes_on(&mut self, request: WatchCreateRequest, source: Source, revision: i64) {
+        let catching_up = Some(request.start_revision..=revision).filter(|range| !range.is_empty());
+        let id = request.watch_id;
+        let home = Some(Home { request, created: revision });
+        self.watchers.insert(id, Watcher { source, live: true, catching_up, home });
     }
 
     /// Who has seen everything up to `revision` when this source says so of all its watchers.
@@ -143,21 +192,28 @@ impl Ids {
         }
     }
 
-    /// The client cancelled a watcher.
-    pub(super) fn cancelled(&mut self, id: i64) {
-        match self.watchers.remove(&id).map(|watcher| watcher.source) {
-            Some(Source::Etcd(cluster)) => {
-                self.cancelling.insert(id, cluster);
+    /// The client cancels a watcher, which was here.
+    pub(super) fn cancelled(&mut self, id: i64) -> Option<Source> {
+        let source = self.watchers.remove(&id)?.source;
+        match source {
+            Source::Etcd(_) | Source::Away(_) => {
+                self.cancelling.insert(id, source);
             }
-            Some(Source::Moving(_)) => self.moving.retain(|moving| moving.request.watch_id != id),
-            Some(Source::Memory(_)) | None => {}
+            Source::Moving(_) => {
+                self.moving.retain(|moving| moving.request.watch_id != id);
+                for returning in &mut self.returning {
+                    returning.requests.retain(|request| request.watch_id != id);
+                }
+            }
+            Source::Memory(_) => {}
         }
+        Some(source)
     }
 
-    /// Whether etcd is still to answer that a watcher of this id is cancelled. Another one of the same
+    /// Where etcd is still to answer that a watcher of this id is cancelled. Another one of the same
     /// id must be created behind that.
-    pub(super) fn is_cancelling(&self, id: i64) -> bool {
-        self.cancelling.contains_key(&id)
+    pub(super) fn cancelling(&self, id: i64) -> Option<Source> {
+        self.cancelling.get(&id).copied()
     }
 
     /// The watchers of a source that may still see events, in the order of their ids.
@@ -172,7 +228,10 @@ impl Ids {
     pub(super) fn lost(&mut self, source: Source) -> Vec<i64> {
         let live = self.live(source);
         self.watchers.retain(|_, watcher| watcher.source != source);
-        self.cancelling.retain(|_, cluster| Source::Etcd(*cluster) != source);
+        self.cancelling.retain(|_, at| *at != source);
+        if let Source::Away(cluster) = source {
+            self.away.remove(&cluster);
+        }
         live
     }
 
@@ -196,164 +255,81 @@ impl Ids {
     /// The next watcher that is to be created at etcd, whose answer is not for the client.
     pub(super) fn continue_next(&mut self) -> Option<Moving> {
         let moving = self.moving.pop_front()?;
-        let WatchCreateRequest { watch_id: id, start_revision, .. } = moving.request;
-        self.continued = Some(Continued { id, start_revision });
+        self.continued = Some(moving.request.clone());
         Some(moving)
     }
 
     /// The watcher that the next answer to a create request is about, if the client did not ask.
-    pub(super) fn take_continued(&mut self) -> Option<Continued> {
+    pub(super) fn take_continued(&mut self) -> Option<WatchCreateRequest> {
         self.continued.take()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: Source = Source::Etcd(0);
-    const OTHER: Source = Source::Etcd(1);
-    const MEMORY: Source = Source::Memory(0);
-
-    fn create(ids: &mut Ids, source: Source) -> i64 {
-        let id = ids.next();
-        ids.created(id, source);
-        id
+    /// The stream to a cluster for watchers that are away from its memory.
+    pub(super) fn away(&mut self, cluster: usize) -> &mut Away {
+        self.away.entry(cluster).or_default()
     }
 
-    fn moving(watch_id: i64) -> Moving {
-        let request =
-            WatchCreateRequest { watch_id, start_revision: 5, ..WatchCreateRequest::default() };
-        Moving { cluster: 0, request, seen: Seen { cluster_id: 7, revision: 9 } }
+    /// Watchers that are away from the memory of a cluster, as they were asked for.
+    pub(super) fn homes(&self, cluster: usize) -> impl Iterator<Item = &WatchCreateRequest> {
+        let away =
+            move |watcher: &&Watcher| watcher.live && watcher.source == Source::Away(cluster);
+        let homes = self.watchers.values().filter(away).filter_map(|watcher| watcher.home.as_ref());
+        homes.map(|home| &home.request)
     }
 
-    #[test]
-    fn another_store_is_none_to_go_on_in() {
-        let seen = Seen { cluster_id: 7, revision: 9 };
-        let header = |cluster_id, revision| ResponseHeader {
-            cluster_id,
-            revision,
-            ..ResponseHeader::default()
+    /// etcd says that the watchers of the stream away from memory have seen this. If they are to come
+    /// back and that is certain of each, they leave the stream.
+    pub(super) fn part(&mut self, cluster: usize, seen: Seen, now: Instant) {
+        let source = Source::Away(cluster);
+        let Some(away) = self.away.get_mut(&cluster).filter(|away| away.is_due(now)) else {
+            return;
         };
-        assert!(seen.is_in(&header(7, 9)) && seen.is_in(&header(7, 10)));
-        assert!(!seen.is_in(&header(7, 8)) && !seen.is_in(&header(8, 10)));
+        let mut here: Vec<_> =
+            self.watchers.values_mut().filter(|watcher| watcher.source == source).collect();
+        let is_sure = |watcher: &&mut Watcher| {
+            let home = watcher.home.as_ref();
+            !watcher.live || home.is_some_and(|home| home.created < seen.revision)
+        };
+        if !here.iter().all(is_sure) || self.cancelling.values().any(|at| *at == source) {
+            return;
+        }
+        let mut requests = Vec::new();
+        for watcher in &mut here {
+            watcher.source = match watcher.home.take().filter(|_| watcher.live) {
+                Some(home) => {
+                    requests.push(home.request);
+                    Source::Moving(cluster)
+                }
+                // The client has still to cancel it, and somebody to answer that.
+                None => Source::Memory(cluster),
+            };
+            watcher.catching_up = None;
+        }
+        requests.sort_unstable_by_key(|request| request.watch_id);
+        self.returning.push_back(Returning { cluster, requests, seen });
+        away.leave();
     }
 
-    #[test]
-    fn ids_are_counted_over_all_sources_and_skip_chosen_ones() {
-        let mut ids = Ids::default();
-        assert_eq!(create(&mut ids, ONE), 0);
-        ids.created(1, OTHER);
-        assert_eq!(create(&mut ids, OTHER), 2);
-        assert_eq!(create(&mut ids, MEMORY), 3);
-        assert_eq!(ids.live(OTHER), [1, 2]);
+    /// Whether the watchers of the stream to a cluster have left it. Told once.
+    pub(super) fn take_left(&mut self, cluster: usize) -> bool {
+        let left = self.away.get(&cluster).is_some_and(Away::has_left);
+        left && self.away.remove(&cluster).is_some()
     }
 
-    #[test]
-    fn a_request_that_failed_uses_no_id_up() {
-        let mut ids = Ids::default();
-        assert_eq!(ids.next(), 0);
-        assert_eq!(create(&mut ids, OTHER), 0);
-        assert_eq!(create(&mut ids, OTHER), 1);
+    /// The next watchers that are to find their places in memory.
+    pub(super) fn return_next(&mut self) -> Option<Returning> {
+        self.returning.pop_front()
     }
 
-    #[test]
-    fn an_automatic_id_is_not_given_twice_and_a_chosen_one_may_be() {
-        let mut ids = Ids::default();
-        assert_eq!(create(&mut ids, ONE), 0);
-        ids.cancelled(0);
-        assert_eq!(create(&mut ids, ONE), 1);
-        ids.created(5, ONE);
-        ids.ended(5);
-        assert_eq!(ids.source_of(5), Some(ONE));
-        assert_eq!(ids.live(ONE), [1]);
-        ids.cancelled(5);
-        assert_eq!(ids.source_of(5), None);
-    }
-
-    #[test]
-    fn a_lost_source_takes_its_watchers_along() {
-        let mut ids = Ids::default();
-        create(&mut ids, ONE);
-        create(&mut ids, OTHER);
-        assert!(ids.has_others(ONE));
-        assert_eq!(ids.lost(OTHER), [1]);
-        assert!(!ids.has_others(ONE));
-        assert_eq!(ids.source_of(1), None);
-    }
-
-    #[test]
-    fn who_leaves_memory_belongs_to_nobody_until_etcd_has_created_it() {
-        let mut ids = Ids::default();
-        let id = create(&mut ids, MEMORY);
-        ids.leave(moving(id));
-        assert_eq!((ids.live(MEMORY), ids.live(ONE)), (vec![], vec![]));
-        assert!(ids.has_others(MEMORY) && ids.has_others(ONE));
-        assert_eq!(ids.continue_next(), Some(moving(id)));
-        let continued = ids.take_continued().expect("the watcher");
-        assert_eq!((continued.id, ids.take_continued()), (id, None));
-        ids.goes_on(continued, ONE, 9);
-        assert_eq!((ids.live(ONE), ids.has_others(ONE)), (vec![id], false));
-    }
-
-    #[test]
-    fn what_etcd_says_of_all_watchers_is_about_those_it_knew_of() {
-        let mut ids = Ids::default();
-        assert_eq!(ids.reached(ONE, 9), Reached::All);
-        let [known, late] = [create(&mut ids, ONE), create(&mut ids, MEMORY)];
-        assert_eq!(ids.reached(ONE, 9), Reached::These(vec![known]));
-        ids.leave(moving(late));
-        assert_eq!(ids.reached(ONE, 9), Reached::These(vec![known]), "it is on its way");
-        ids.continue_next();
-        let continued = ids.take_continued().expect("the watcher");
-        ids.goes_on(continued, ONE, 9);
-        // It had seen everything before 5; at 9, etcd knew of it.
-        for (revision, reached) in [
-            (4, Reached::All),
-            (5, Reached::These(vec![known])),
-            (9, Reached::These(vec![known])),
-            (10, Reached::All),
-        ] {
-            assert_eq!(ids.reached(ONE, revision), reached, "{revision}");
+    /// A watcher that has left etcd has a place in memory.
+    pub(super) fn comes_back(&mut self, id: i64, cluster: usize) {
+        if let Some(watcher) = self.watchers.get_mut(&id) {
+            watcher.source = Source::Memory(cluster);
         }
     }
 
-    #[test]
-    fn an_id_that_was_given_out_again_stays_where_it_is() {
-        let mut ids = Ids::default();
-        ids.created(3, MEMORY);
-        ids.cancelled(3);
-        ids.created(3, ONE);
-        ids.leave(moving(3));
-        assert_eq!((ids.source_of(3), ids.continue_next()), (Some(ONE), None));
-    }
-
-    #[test]
-    fn who_was_cancelled_does_not_go_on_at_etcd() {
-        let mut ids = Ids::default();
-        for _ in 0..2 {
-            create(&mut ids, MEMORY);
-        }
-        ids.cancelled(0);
-        ids.leave(moving(0));
-        ids.leave(moving(1));
-        ids.cancelled(1);
-        assert_eq!(ids.continue_next(), None);
-    }
-
-    #[test]
-    fn an_id_is_being_cancelled_until_etcd_says_so() {
-        let mut ids = Ids::default();
-        ids.created(7, ONE);
-        ids.cancelled(7);
-        assert!(ids.is_cancelling(7));
-        ids.ended(7);
-        assert!(!ids.is_cancelling(7));
-        ids.created(8, ONE);
-        ids.cancelled(8);
-        ids.lost(OTHER);
-        assert!(ids.is_cancelling(8));
-        ids.lost(ONE);
-        assert!(!ids.is_cancelling(8));
+    /// A watcher that has left etcd has none there.
+    pub(super) fn goes_back(&mut self, moving: Moving) {
+        self.moving.push_back(moving);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A watcher is a place in the history of its collection. The task here is woken by changes of the
 //! collections, and sends what each watcher has not seen yet; while a client is slow its watchers
-//! stay where they are. Those that memory cannot serve any more go on at etcd from where they are.
+//! stay where they are. Those that memory cannot serve any more go on at etcd from where they are, and
+//! come back later.
 
 mod followed;
 
@@ -52,6 +53,8 @@ const LOST_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Order {
     Create(Box<Seat>),
+    /// Of watchers that the client has already.
+    Return(Vec<Seat>),
     Cancel(i64),
     Progress,
 }
@@ -149,15 +152,24 @@ impl Keeper {
 
     async fn on_order(&mut self, order: Order) -> Result<(), SendError> {
         match order {
-            Order::Create(seat) => self.create(*seat).await,
+            Order::Create(seat) => {
+                self.desk.created(&seat).await?;
+                self.seat(*seat).await
+            }
+            Order::Return(seats) => {
+                for seat in seats {
+                    self.desk.mirror.metrics.watch_returns.inc();
+                    self.seat(seat).await?;
+                }
+                Ok(())
+            }
             Order::Cancel(id) => self.cancel(id).await,
             Order::Progress => self.progress().await,
         }
     }
 
-    async fn create(&mut self, seat: Seat) -> Result<(), SendError> {
+    async fn seat(&mut self, seat: Seat) -> Result<(), SendError> {
         let desk = &self.desk;
-        desk.created(&seat).await?;
         let name = seat.collection.name.clone();
         let followed = self.followed.entry(name.clone()).or_insert_with(|| {
             self.changes.push(next_change(name.clone(), seat.collection.follow()));
@@ -276,7 +288,8 @@ impl Desk {
             ..WatchResponse::default()
         };
         let mut turn = self.outlet.turn().await;
-        self.ids.lock().created(watch_id, Source::Memory(self.index));
+        let revision = seat.header.revision;
+        self.ids.lock().created(watch_id, Source::Memory(self.index), revision);
         turn.send(grpc::encode(&response)).await?;
         drop(turn);
         self.answered().await;

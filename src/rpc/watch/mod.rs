@@ -1,11 +1,13 @@
-//! `Watch`: one stream of a client, one stream to each cluster that its watchers' keys live in, and
-//! one task for those of a cluster that are served from memory.
+//! `Watch`: one stream of a client, one stream to each cluster that its watchers' keys live in, one
+//! more for those that memory could serve, and one task for those of a cluster that it does serve.
 //!
 //! Watchers keep the ids that etcd would give them, so events go through as bytes. Requests are
 //! handled in their order by the session's loop; each upstream stream has a task that relays its
 //! responses, message by message, into the client's stream.
 
+mod away;
 mod head;
+mod homecoming;
 mod ids;
 mod memory;
 mod outlet;

@@ -9,7 +9,11 @@ use crate::{
     },
     mirror::{Collection, Mirror, Pass, Store, Tier, Watcher, is_whole},
     pipeline::{self, Manner, NotMirrored, Placed, Read, for_all, has_token},
-    rpc::{Context, range::MIRROR},
+    rpc::{
+        Context,
+        range::MIRROR,
+        watch::ids::{Moving, Returning},
+    },
 };
 use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
@@ -31,11 +35,31 @@ pub(super) struct Seat {
 /// feed that is being opened. A watcher that has waited for so long is created at etcd.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Memory that watchers could come back to answers sooner than that, or they go on at etcd.
+const RETURN_MAX: Duration = Duration::from_secs(1);
+
+/// Who serves a watcher that was asked for.
+#[derive(Debug)]
+pub(super) enum Found {
+    Memory(Box<Seat>),
+    /// etcd, for as long as memory cannot.
+    Away(WatchCreateRequest),
+    Etcd,
+}
+
+/// Watchers that have left etcd: those with a place in memory, and those without.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) cluster: usize,
+    pub(super) seats: Vec<Seat>,
+    pub(super) others: Vec<Moving>,
+}
+
 /// Whether watchers of a stream may be served from memory at all: the client has no name at etcd, and
 /// does not ask for etcd itself.
 pub(super) fn may_serve(context: &Context) -> bool {
     let call = &context.call;
-    context.edge.protection.mirror() == Mode::Enforce
+    context.edge.protection.mirror() != Mode::Off
         && call.overrides.as_deref() != Some(MIRROR)
         && !has_token(&call.headers)
 }
@@ -45,28 +69,99 @@ pub(super) async fn find(
     context: &Context,
     placed: Placed<'_>,
     request: WatchCreateRequest,
-) -> Option<Seat> {
-    timeout(WAIT_MAX, take(context, placed, request)).await.ok()?.ok()
+) -> Found {
+    match timeout(WAIT_MAX, take(context, placed, &request)).await {
+        Ok(Ok(seat)) => Found::Memory(Box::new(seat)),
+        Ok(Err(Pass::Keys)) => Found::Etcd,
+        Ok(Err(_)) | Err(_) => Found::Away(request),
+    }
+}
+
+/// Whether memory has what at least one of these watchers takes. What is worth it is loaded for them.
+pub(super) fn has_room<'r>(
+    context: &Context,
+    mirror: &Mirror,
+    mut requests: impl Iterator<Item = &'r WatchCreateRequest>,
+) -> bool {
+    context.edge.protection.mirror() == Mode::Enforce
+        && mirror.position().live
+        && requests.any(|request| {
+            let (keys, tier) = wanted(request);
+            let collection = mirror.collection(&keys, !request.range_end.is_empty());
+            collection.is_ok_and(|collection| {
+                mirror.offers(&collection, tier, is_whole(&keys, &collection.name))
+            })
+        })
+}
+
+/// Finds places for watchers that have left etcd.
+pub(super) async fn find_again(context: &Context, returning: Returning) -> Returned {
+    let Returning { cluster, requests, seen } = returning;
+    let placed = context.topology.at(cluster);
+    let next = seen.revision + 1;
+    let reached = timeout(RETURN_MAX, reached(context, placed, next)).await.ok();
+    let reached = reached.and_then(Result::ok).filter(|(header, _)| seen.is_in(header));
+    let (mut seats, mut others) = (Vec::new(), Vec::new());
+    for request in requests {
+        let next = request.start_revision.max(next);
+        let seat = reached.and_then(|(header, revision)| {
+            let header = ResponseHeader { revision, ..header };
+            take_again(context, placed.mirror(), &request, header, next).ok()
+        });
+        match seat {
+            Some(seat) => seats.push(seat),
+            None => {
+                let request = WatchCreateRequest { start_revision: next, ..request };
+                others.push(Moving { cluster, request, seen });
+            }
+        }
+    }
+    Returned { cluster, seats, others }
+}
+
+fn take_again(
+    context: &Context,
+    mirror: &Mirror,
+    request: &WatchCreateRequest,
+    header: ResponseHeader,
+    next: i64,
+) -> Result<Seat, Pass> {
+    if context.edge.protection.mirror() != Mode::Enforce {
+        return Err(Pass::Off);
+    }
+    let (keys, tier) = wanted(request);
+    let collection = mirror.collection(&keys, !request.range_end.is_empty())?;
+    let store = mirror.store(&collection, tier, false)?;
+    if !store.history(|history| next > history.floor()) {
+        return Err(Pass::Past);
+    }
+    let watcher = Watcher::new(request, header.revision).going_on_at(next);
+    Ok(Seat { request: request.clone(), watcher, collection, store, header })
+}
+
+/// The keys of a watcher, and what it takes to serve it: values before an event are those that the
+/// collection itself held.
+fn wanted(request: &WatchCreateRequest) -> (KeyRange, Tier) {
+    let keys = KeyRange::for_watch(request.key.clone(), request.range_end.clone());
+    (keys, if request.prev_kv { Tier::Value } else { Tier::Index })
 }
 
 async fn take(
     context: &Context,
     placed: Placed<'_>,
-    request: WatchCreateRequest,
+    request: &WatchCreateRequest,
 ) -> Result<Seat, Pass> {
-    if context.edge.protection.mirror() != Mode::Enforce {
-        return Err(Pass::Off);
-    }
     let mirror = placed.mirror();
-    let keys = KeyRange::for_watch(request.key.clone(), request.range_end.clone());
+    let (keys, tier) = wanted(request);
     if request.start_revision < 0 || keys.is_empty() {
         return Err(Pass::Keys);
     }
     let collection = mirror.collection(&keys, !request.range_end.is_empty())?;
+    if context.edge.protection.mirror() != Mode::Enforce {
+        return Err(Pass::Off);
+    }
     // After an outage all clients come back at once: none of them is to stay at etcd for that.
     mirror.live().await?;
-    // Values before an event are those that the collection itself held.
-    let tier = if request.prev_kv { Tier::Value } else { Tier::Index };
     if mirror.store(&collection, tier, is_whole(&keys, &collection.name)).is_err() {
         mirror.loaded(&collection, tier, None).await?;
     }
@@ -76,8 +171,14 @@ async fn take(
     if request.start_revision > 0 && !remembers(request.start_revision) {
         return Err(Pass::Past);
     }
-    let watcher = Watcher::new(&request, revision);
-    Ok(Seat { request, watcher, collection, store, header: ResponseHeader { revision, ..header } })
+    let watcher = Watcher::new(request, revision);
+    Ok(Seat {
+        request: request.clone(),
+        watcher,
+        collection,
+        store,
+        header: ResponseHeader { revision, ..header },
+    })
 }
 
 /// Waits until memory has come as far as etcd was after this call, and etcd has said that it still

@@ -1,24 +1,20 @@
 //! The loop of one watch stream: requests in their order, and what comes of them.
 
+mod moving;
 mod requests;
 
 use super::{
     End,
     head::ALL,
-    ids::{Continued, Ids, Moving, Source},
+    homecoming::{Homecoming, LOOK},
+    ids::{Ids, Moving, Source},
     memory::{Desk, Memory, Order},
     outlet::Outlet,
-    seat::{self, Seat},
-    stopped,
+    seat::{self, Found, Returned},
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
-    etcd::{
-        errors,
-        proto::etcdserverpb::{
-            ResponseHeader, WatchRequest, WatchResponse, watch_request::RequestUnion,
-        },
-    },
+    etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, Incoming, ReadError},
     mirror::Pass,
     pipeline::{self, Manner, Placed, Responder},
@@ -33,7 +29,10 @@ use std::{
     future::{poll_fn, ready},
     sync::Arc,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    time::{MissedTickBehavior, interval},
+};
 use tonic::{Code, Status};
 
 /// Events of relays that wait for the session; relays wait when it is full.
@@ -44,8 +43,8 @@ pub(super) struct Session<'c> {
     context: &'c Context,
     manner: Manner,
     outlet: Arc<Outlet>,
-    /// By index of the cluster; opened when first needed.
-    upstreams: HashMap<usize, Upstream>,
+    /// Streams to etcd; opened when first needed.
+    upstreams: HashMap<Source, Upstream>,
     /// By index of the cluster; started when first needed.
     memories: HashMap<usize, Memory>,
     /// Whether watchers may be served from memory.
@@ -54,6 +53,8 @@ pub(super) struct Session<'c> {
     ids: Option<Arc<Mutex<Ids>>>,
     /// Told when a watcher moves from memory to etcd.
     moved: Arc<Notify>,
+    /// By index of the cluster, where watchers are away from its memory.
+    homecomings: HashMap<usize, Homecoming>,
     /// A request that no later one may overtake.
     step: Step<'c>,
     /// The turn of the watcher that is being created at etcd in order to go on there.
@@ -71,6 +72,7 @@ pub(super) struct Session<'c> {
 ///   |                                                ^ `--cannot be opened: refused--> Ready
 ///   |--may be served from memory--> Asking --it is not-'
 ///   |--a watcher leaves memory-------^ `--it is--> Waiting
+///   |--watchers come back--> Asking --> Ready
 ///   `--a watcher in memory is cancelled-------------^
 /// ```
 enum Step<'c> {
@@ -92,20 +94,22 @@ enum Done {
 
 /// What was asked before the next step.
 enum Asked {
-    /// A watcher, its place in memory if there is one, and what etcd gets to read otherwise.
-    Create(Request, Option<Box<Seat>>),
+    /// Who serves a watcher, and what etcd gets to read if it does.
+    Create(Request, Found),
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
     /// A watcher that left memory, what etcd says of its store now, and its turn to go there.
     GoOn(Moving, Result<ResponseHeader, Pass>, Option<OwnedSemaphorePermit>),
+    /// Watchers that left etcd.
+    Return(Returned),
 }
 
 /// What etcd says to a client that chooses an id twice.
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
-/// A request on its way to the cluster at an index.
+/// A request on its way to etcd, on this stream.
 struct Request {
-    cluster: usize,
+    source: Source,
     framed: Bytes,
     creates: bool,
 }
@@ -124,6 +128,7 @@ impl<'c> Session<'c> {
             may_remember,
             ids: several.then(Arc::default),
             moved: Arc::default(),
+            homecomings: HashMap::new(),
             step: Step::Ready,
             entry: None,
             owes_a_request: false,
@@ -137,21 +142,16 @@ impl<'c> Session<'c> {
         let max = self.context.edge.request_bytes_max;
         let outlet = Arc::clone(&self.outlet);
         let mut open = true;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_ready = matches!(self.step, Step::Ready);
             // Watchers that move on do not hold the client's requests up.
             let owes = is_ready && std::mem::take(&mut self.owes_a_request);
-            let moves = self.ids.as_ref().filter(|_| is_ready && !owes);
-            let moving = moves.and_then(|ids| ids.lock().continue_next());
-            if let Some(moving) = moving {
-                let context = self.context;
-                self.step = Step::Asking(Box::pin(async move {
-                    let entry = context.topology.at(moving.cluster).mirror().entry().await;
-                    let store = seat::store(context, moving.cluster).await;
-                    Asked::GoOn(moving, store, entry)
-                }));
+            if is_ready && !owes && self.move_on() {
                 continue;
             }
+            let is_away = is_ready && self.is_away();
             let step = tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => self.on_event(event).await,
@@ -167,6 +167,7 @@ impl<'c> Session<'c> {
                     Err(ReadError::Broken(_)) => Err(End::Gone),
                     Err(error) => Err(ended(&error.into())),
                 },
+                _ = looks.tick(), if is_away => self.look().await,
                 () = ready(()), if owes => Ok(()),
             };
             if let Err(end) = step {
@@ -181,27 +182,6 @@ impl<'c> Session<'c> {
             let turn = self.outlet.turn().await;
             drop((self.upstreams, self.memories));
             turn.finish(&status);
-        }
-    }
-
-    /// Has a watcher that left memory created at etcd. The client does not hear of it.
-    async fn go_on(
-        &mut self,
-        Moving { cluster, request, seen }: Moving,
-        store: Result<ResponseHeader, Pass>,
-    ) -> Result<(), End> {
-        self.owes_a_request = true;
-        match store {
-            Ok(header) if seen.is_in(&header) => {
-                let request_union = Some(RequestUnion::CreateRequest(request));
-                let framed = grpc::encode(&WatchRequest { request_union });
-                self.send(Request { cluster, framed, creates: true }).await
-            }
-            Err(_) if !self.context.topology.is_single() => {
-                self.refuse(cluster, errors::SERVER_STOPPED.1.to_owned()).await
-            }
-            // Another store, or one that cannot be asked: clients open their watchers anew, and find out.
-            Ok(_) | Err(_) => Err(stopped()),
         }
     }
 
@@ -235,13 +215,14 @@ impl<'c> Session<'c> {
     }
 
     async fn send(&mut self, request: Request) -> Result<(), End> {
-        let Some(upstream) = self.upstreams.get_mut(&request.cluster) else {
-            let opening = self.open(request.cluster);
+        self.hold(request.source);
+        let Some(upstream) = self.upstreams.get_mut(&request.source) else {
+            let opening = self.open(request.source.cluster());
             self.step = Step::Opening(request, opening);
             return Ok(());
         };
         self.step = match request.creates {
-            true => Step::Waiting(Source::Etcd(request.cluster)),
+            true => Step::Waiting(request.source),
             false => Step::Ready,
         };
         // Fails when the cluster has ended its stream, of which its relay tells.
@@ -258,15 +239,14 @@ impl<'c> Session<'c> {
     async fn on_done(&mut self, done: Done) -> Result<(), End> {
         match done {
             Done::Opened(request, exchange) => self.on_opened(request, exchange).await,
-            Done::Asked(Asked::Create(request, None)) => self.send(request).await,
-            Done::Asked(Asked::Create(request, Some(seat))) => {
-                self.step = Step::Waiting(Source::Memory(request.cluster));
-                self.order(request.cluster, Order::Create(seat)).await;
-                Ok(())
-            }
+            Done::Asked(Asked::Create(request, found)) => self.on_found(request, found).await,
             Done::Asked(Asked::GoOn(moving, store, entry)) => {
                 self.entry = entry;
                 self.go_on(moving, store).await
+            }
+            Done::Asked(Asked::Return(returned)) => {
+                self.on_returned(returned).await;
+                Ok(())
             }
             Done::Asked(Asked::Progress(clusters)) => {
                 for cluster in clusters {
@@ -282,11 +262,11 @@ impl<'c> Session<'c> {
         request: Request,
         exchange: Result<Exchange, crate::upstream::Error>,
     ) -> Result<(), End> {
-        let cluster = request.cluster;
+        let source = request.source;
         match exchange {
             Ok(exchange) => {
                 let relay = Relay {
-                    cluster,
+                    source,
                     outlet: Arc::clone(&self.outlet),
                     ids: self.ids.clone(),
                     events: self.sender.clone(),
@@ -294,11 +274,11 @@ impl<'c> Session<'c> {
                 let Some(upstream) = Upstream::start(exchange, relay) else {
                     return Err(End::Gone);
                 };
-                self.upstreams.insert(cluster, upstream);
+                self.upstreams.insert(source, upstream);
                 self.send(request).await
             }
             Err(error) if !request.creates => Err(ended(&error.into())),
-            Err(error) => self.not_opened(cluster, &error.into()).await,
+            Err(error) => self.not_opened(source.cluster(), &error.into()).await,
         }
     }
 
@@ -310,11 +290,15 @@ impl<'c> Session<'c> {
                 self.entry = None;
                 Ok(())
             }
-            Event::Ended { cluster, status } => {
-                self.upstreams.remove(&cluster);
+            Event::Left { cluster } => {
+                self.drop_left(cluster);
+                Ok(())
+            }
+            Event::Ended { source, status } => {
+                self.upstreams.remove(&source);
                 match self.ids.clone() {
-                    Some(ids) if self.has_other_clusters(cluster) => {
-                        self.on_lost(cluster, &status, &ids).await
+                    Some(ids) if self.has_other_clusters(source.cluster()) => {
+                        self.on_lost(source, &status, &ids).await
                     }
                     _ => Err(End::Status(status)),
                 }
@@ -328,23 +312,25 @@ impl<'c> Session<'c> {
             let ids = self.ids.as_ref();
             ids.is_some_and(|ids| !ids.lock().live(Source::Memory(**cluster)).is_empty())
         };
-        let mut clusters = self.upstreams.keys().chain(self.memories.keys().filter(is_live));
-        clusters.any(|&cluster| cluster != lost)
+        let upstreams = self.upstreams.keys().map(|source| source.cluster());
+        let mut clusters = upstreams.chain(self.memories.keys().filter(is_live).copied());
+        clusters.any(|cluster| cluster != lost)
     }
 
     /// One of several clusters is lost to the stream: its watchers are cancelled, the others go on.
     async fn on_lost(
         &mut self,
-        cluster: usize,
+        source: Source,
         status: &Status,
         ids: &Mutex<Ids>,
     ) -> Result<(), End> {
+        let cluster = source.cluster();
         let header = self.context.topology.clusters[cluster].identity().header;
-        let lost = ids.lock().lost(Source::Etcd(cluster));
+        let lost = ids.lock().lost(source);
         for watch_id in lost {
             tell(&self.outlet, &canceled(header, watch_id, status.message())).await?;
         }
-        if matches!(self.step, Step::Waiting(waiting) if waiting == Source::Etcd(cluster)) {
+        if matches!(self.step, Step::Waiting(waiting) if waiting == source) {
             self.refuse(cluster, status.message().to_owned()).await?;
         }
         Ok(())
@@ -362,10 +348,10 @@ impl<'c> Session<'c> {
             header.revision = header.revision.max(position.revision);
         }
         let continued = self.ids.as_ref().and_then(|ids| ids.lock().take_continued());
-        if let (Some(ids), Some(Continued { id, .. })) = (&self.ids, continued) {
+        if let (Some(ids), Some(WatchCreateRequest { watch_id, .. })) = (&self.ids, continued) {
             self.entry = None;
-            ids.lock().cancelled(id);
-            return tell(&self.outlet, &canceled(header, id, &cancel_reason)).await;
+            ids.lock().cancelled(watch_id);
+            return tell(&self.outlet, &canceled(header, watch_id, &cancel_reason)).await;
         }
         tell(
             &self.outlet,

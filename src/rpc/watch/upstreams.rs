@@ -2,11 +2,11 @@
 
 use super::{
     head::{HEAD_BYTES, Head, progress_of},
-    ids::{Continued, Ids, Reached, Source},
+    ids::{Ids, Reached, Seen, Source},
     outlet::{Outlet, Turn},
 };
 use crate::{
-    etcd::proto::etcdserverpb::WatchResponse,
+    etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, Incoming, Outgoing, ReadError, SendError},
     rpc::status,
     upstream::{Answer, Error, Exchange},
@@ -16,7 +16,7 @@ use http::Response;
 use parking_lot::Mutex;
 use prost::Message as _;
 use std::{future::poll_fn, sync::Arc, task::Poll};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
@@ -25,13 +25,15 @@ use tonic::{Code, Status};
 /// caught up with brings, are passed on as they come.
 const WHOLE_BYTES_MAX: usize = 256 << 10;
 
-/// What happened on the stream to the cluster at an index.
+/// What happened on a stream to a cluster.
 #[derive(Debug)]
 pub(super) enum Event {
     /// The answer to the request that others wait for has gone to the client.
     Answered,
-    /// The cluster ended the stream, or it broke.
-    Ended { cluster: usize, status: Status },
+    /// A cluster ended this stream, or it broke.
+    Ended { source: Source, status: Status },
+    /// The watchers that are away from the memory of a cluster have left their stream.
+    Left { cluster: usize },
     /// The client has given its stream up.
     Gone,
 }
@@ -43,10 +45,10 @@ pub(super) struct Upstream {
     _relay: AbortOnDropHandle<()>,
 }
 
-/// What the relay of one cluster works with.
+/// What the relay of one stream works with.
 #[derive(Debug)]
 pub(super) struct Relay {
-    pub(super) cluster: usize,
+    pub(super) source: Source,
     pub(super) outlet: Arc<Outlet>,
     /// Kept where watchers may have several sources. Never locked across an await.
     pub(super) ids: Option<Arc<Mutex<Ids>>>,
@@ -66,6 +68,8 @@ impl Upstream {
 enum Stop {
     Client,
     Upstream(Status),
+    /// Nothing of this stream is for the client any more.
+    Left,
 }
 
 impl From<SendError> for Stop {
@@ -84,7 +88,8 @@ impl Relay {
     async fn run(self, exchange: Exchange) {
         let event = match self.relay(exchange).await {
             Stop::Client => Event::Gone,
-            Stop::Upstream(status) => Event::Ended { cluster: self.cluster, status },
+            Stop::Upstream(status) => Event::Ended { source: self.source, status },
+            Stop::Left => Event::Left { cluster: self.source.cluster() },
         };
         // Fails when the session has ended, which is what this is about.
         let _ = self.events.send(event).await;
@@ -192,17 +197,23 @@ impl Relay {
     async fn pass_whole(&self, message: &grpc::Message, turn: &mut Turn<'_>) -> Result<Head, Stop> {
         let head = Head::read(&message.payload());
         // What is true of all watchers is so until another one is created, which needs the turn.
-        let framed = match &self.ids {
-            Some(ids) => self.note(head, message, &mut ids.lock()),
-            None => message.framed(),
+        let (framed, left) = match &self.ids {
+            Some(ids) => {
+                let mut ids = ids.lock();
+                (self.note(head, message, &mut ids), self.has_left(&mut ids))
+            }
+            None => (message.framed(), false),
         };
         turn.send(framed).await?;
-        Ok(head)
+        match left {
+            true => Err(Stop::Left),
+            false => Ok(head),
+        }
     }
 
     /// Keeps the ids in step with what the client is about to read, and returns that.
     fn note(&self, head: Head, message: &grpc::Message, ids: &mut Ids) -> Bytes {
-        let source = Source::Etcd(self.cluster);
+        let source = self.source;
         let instead = match head {
             Head { created: true, canceled, watch_id, revision, .. } => {
                 match ids.take_continued() {
@@ -211,13 +222,13 @@ impl Relay {
                         ids.goes_on(continued, source, revision);
                         Some(Bytes::new())
                     }
-                    Some(Continued { id, .. }) => {
-                        ids.cancelled(id);
-                        not_continued(message, id)
+                    Some(WatchCreateRequest { watch_id, .. }) => {
+                        ids.cancelled(watch_id);
+                        not_continued(message, watch_id)
                     }
                     None => {
                         if !canceled {
-                            ids.created(watch_id, source);
+                            ids.created(watch_id, source, revision);
                         }
                         None
                     }
@@ -227,14 +238,27 @@ impl Relay {
                 ids.ended(watch_id);
                 None
             }
-            head if head.is_progress_of_all() => match ids.reached(source, head.revision) {
-                Reached::All => None,
-                Reached::These(reached) => progress(message, &reached),
-            },
+            head if head.is_progress_of_all() => {
+                let told = match ids.reached(source, head.revision) {
+                    Reached::All => None,
+                    Reached::These(reached) => progress(message, &reached),
+                };
+                match source {
+                    Source::Away(cluster) if !leave_or_stay(message, cluster, ids) => {
+                        Some(Bytes::new())
+                    }
+                    _ => told,
+                }
+            }
             _ => None,
         };
         // What cannot be read goes through as it is.
         instead.unwrap_or_else(|| message.framed())
+    }
+
+    /// Whether the watchers have left with the message that was noted last.
+    fn has_left(&self, ids: &mut Ids) -> bool {
+        matches!(self.source, Source::Away(cluster) if ids.away(cluster).has_left())
     }
 
     async fn ended(&self, mut answer: Answer) -> Stop {
@@ -277,6 +301,17 @@ fn progress(message: &grpc::Message, ids: &[i64]) -> Option<Bytes> {
     let progress = WatchResponse::decode(message.payload()).ok()?;
     let each = ids.iter().map(|&id| grpc::encode(&progress_of(&progress, id)));
     Some(each.collect::<Vec<_>>().concat().into())
+}
+
+/// etcd says how far watchers are that are away from memory, which may be what they have to know to
+/// come back. Whether the client is to hear of it.
+fn leave_or_stay(message: &grpc::Message, cluster: usize, ids: &mut Ids) -> bool {
+    let progress = WatchResponse::decode(message.payload()).ok();
+    if let Some(ResponseHeader { cluster_id, revision, .. }) = progress.and_then(|told| told.header)
+    {
+        ids.part(cluster, Seen { cluster_id, revision }, Instant::now());
+    }
+    ids.away(cluster).answered()
 }
 
 /// etcd does not go on with a watcher: to the client, which has it already, that is its end.

@@ -47,7 +47,8 @@ impl Session<'_> {
             }
         }
         let Some(ids) = self.ids.clone() else {
-            let request = Request { cluster: 0, framed: message.framed(), creates: false };
+            let request =
+                Request { source: Source::Etcd(0), framed: message.framed(), creates: false };
             return self.send(request).await;
         };
         // With fields that this build does not know it is for etcd to serve.
@@ -62,7 +63,7 @@ impl Session<'_> {
             Some(RequestUnion::ProgressRequest(_)) => self.progress(message, &ids).await,
             None => {
                 let framed = message.framed();
-                self.send(Request { cluster: 0, framed, creates: false }).await
+                self.send(Request { source: Source::Etcd(0), framed, creates: false }).await
             }
         }
     }
@@ -74,11 +75,10 @@ impl Session<'_> {
         ids: &Mutex<Ids>,
     ) -> Result<(), End> {
         // etcd is silent about ids that it does not know.
-        let Some(source) = ids.lock().source_of(watch_id) else { return Ok(()) };
-        ids.lock().cancelled(watch_id);
+        let Some(source) = ids.lock().cancelled(watch_id) else { return Ok(()) };
         match source {
-            Source::Etcd(cluster) => {
-                self.send(Request { cluster, framed: message.framed(), creates: false }).await
+            Source::Etcd(_) | Source::Away(_) => {
+                self.send(Request { source, framed: message.framed(), creates: false }).await
             }
             Source::Memory(cluster) | Source::Moving(cluster) => {
                 // The id may be chosen again, for a watcher at etcd.
@@ -91,16 +91,21 @@ impl Session<'_> {
 
     async fn progress(&mut self, message: &Message, ids: &Mutex<Ids>) -> Result<(), End> {
         let is_live = |source| !ids.lock().live(source).is_empty();
-        let mut clusters: Vec<_> = self.upstreams.keys().copied().collect();
-        clusters.retain(|&cluster| is_live(Source::Etcd(cluster)));
         let mut memories: Vec<_> = self.memories.keys().copied().collect();
         memories.retain(|&cluster| is_live(Source::Memory(cluster)));
-        if clusters.is_empty() && memories.is_empty() {
-            clusters.push(0);
+        let mut sent = false;
+        for (source, upstream) in self.upstreams.iter_mut().filter(|(source, _)| is_live(**source))
+        {
+            if let Source::Away(cluster) = source {
+                ids.lock().away(*cluster).client_asks();
+            }
+            // Fails when the cluster has ended its stream, of which its relay tells.
+            let _ = upstream.up.send(message.framed()).await;
+            sent = true;
         }
-        for cluster in clusters {
-            let framed = message.framed();
-            self.send(Request { cluster, framed, creates: false }).await?;
+        if !sent && memories.is_empty() {
+            let (source, framed) = (Source::Etcd(0), message.framed());
+            return self.send(Request { source, framed, creates: false }).await;
         }
         if !memories.is_empty() {
             let context = self.context;
@@ -128,8 +133,8 @@ impl Session<'_> {
         let taken = ids.lock().source_of(create.watch_id).filter(|_| create.watch_id != 0);
         let cluster = match (taken, topology.owners(&keys)) {
             (Some(Source::Etcd(cluster)), _) => cluster,
-            (Some(Source::Memory(cluster) | Source::Moving(cluster)), _) if !keys.is_empty() => {
-                return self.refuse(cluster, DUPLICATE_ID.to_owned()).await;
+            (Some(source), _) if !keys.is_empty() => {
+                return self.refuse(source.cluster(), DUPLICATE_ID.to_owned()).await;
             }
             (_, Ok(placed)) => placed.index,
             (_, Err(segments)) => {
@@ -142,14 +147,18 @@ impl Session<'_> {
             true => message.framed(),
             false => with_watch_id(&message.payload(), id),
         };
-        let request = Request { cluster, framed, creates: true };
-        if !may_remember || taken.is_some() || ids.lock().is_cancelling(id) {
+        ids.lock().ask(None);
+        let cancelling = ids.lock().cancelling(id);
+        let behind = cancelling.filter(|source| source.cluster() == cluster);
+        let source = behind.unwrap_or(Source::Etcd(cluster));
+        let request = Request { source, framed, creates: true };
+        if !may_remember || taken.is_some() || cancelling.is_some() {
             return self.send(request).await;
         }
         let create = WatchCreateRequest { watch_id: id, ..create };
         self.step = Step::Asking(Box::pin(async move {
-            let seat = seat::find(context, context.topology.at(cluster), create).await;
-            Asked::Create(request, seat.map(Box::new))
+            let found = seat::find(context, context.topology.at(cluster), create).await;
+            Asked::Create(request, found)
         }));
         Ok(())
     }
