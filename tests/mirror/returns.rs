@@ -7,10 +7,8 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use seawall::etcd::proto::etcdserverpb::WatchCreateRequest;
 use seawall_testkit::{Binaries, Cluster, eventually};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
 
 const OFF: &str = "/mirror/main?collection=/registry/pods&mode=off";
 const ON: &str = "/mirror/main?collection=/registry/pods&mode=on";
