@@ -1,5 +1,5 @@
 use crate::{
-    Binaries, Etcdctl, Fault, FaultProxy, Member, Output, Pki, eventually,
+    Binaries, Etcdctl, Fault, FaultProxy, Member, Output, Pki, disk, eventually,
     member::{Pids, Ports, START_DEADLINE, peer_url},
     ports::Port,
     process::Program,
@@ -32,6 +32,7 @@ pub struct ClusterBuilder {
     extra_args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     root: Option<PathBuf>,
+    disk_bytes: Option<u64>,
 }
 
 /// A reserved port is lost only to a program that binds ports without asking for a free one.
@@ -83,6 +84,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Each member keeps its data on a disk of its own, of so many bytes, which lasts as long as its
+    /// process. See [`has_own_disks`](crate::has_own_disks).
+    pub fn disk_bytes(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
+        self
+    }
+
     /// Starts all members and waits until each of them serves.
     pub async fn start(self) -> Result<Cluster> {
         ensure!(self.members > 0, "a cluster has at least one member");
@@ -110,6 +118,7 @@ impl Cluster {
             extra_args: Vec::new(),
             env: Vec::new(),
             root: None,
+            disk_bytes: None,
         }
     }
 
@@ -328,14 +337,20 @@ impl Plan {
         ];
         args.extend(self.spec.tls_args()?);
         args.extend(self.spec.extra_args.iter().cloned());
+        let data = dir.join(&name);
         let env = self.spec.env.clone();
+        let mut program = Program { path: self.binaries.etcd(), args, env };
+        if let Some(bytes) = self.spec.disk_bytes {
+            program = disk::with_own(program, &data, bytes);
+        }
         Ok(Member {
             index,
             log: dir.join(format!("{name}.log")),
             name,
             ports,
             scheme,
-            program: Program { path: self.binaries.etcd(), args, env },
+            program,
+            data,
             peer_proxy,
             pids: self.pids.clone(),
             process: Mutex::new(None),

@@ -1,7 +1,7 @@
 //! Real etcd servers, certificates and faulty networks for tests, the demo and the bench.
 //!
 //! - [`Cluster`]: an etcd cluster on free ports of 127.0.0.1, whose members can be killed, paused,
-//!   restarted and cut off from each other; [`Binaries`] selects the version, [`Etcdctl`] drives it.
+//!   restarted, cut off from each other and left without a byte of disk; [`Binaries`] selects the version, [`Etcdctl`] drives it.
 //! - [`Pki`]: certificates that a test trusts, and some that it does not.
 //! - [`FaultProxy`]: a TCP connection that misbehaves on command.
 //! - [`SeawallProcess`]: the built proxy as a process, with its addresses and its log.
@@ -14,6 +14,7 @@
 mod binaries;
 mod choices;
 mod cluster;
+mod disk;
 mod etcdctl;
 mod eventually;
 mod fault_proxy;
@@ -24,10 +25,12 @@ mod ports;
 mod process;
 mod scratch;
 mod seawall;
+mod skipped;
 
 pub use binaries::Binaries;
 pub use choices::{Choices, each_seed, every_choice};
 pub use cluster::{Cluster, ClusterBuilder};
+pub use disk::has_own_disks;
 pub use etcdctl::{Etcdctl, Output, etcdctl};
 pub use eventually::eventually;
 pub use fault_proxy::{Connections, Direction, Fault, FaultProxy};
@@ -35,3 +38,4 @@ pub use member::Member;
 pub use pki::{Identity, Pki};
 pub use process::{Process, Program, Usage};
 pub use seawall::{LogLine, SeawallBuilder, SeawallProcess};
+pub use skipped::skipped;

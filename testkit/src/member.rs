@@ -1,5 +1,5 @@
 use crate::{
-    FaultProxy, Usage, eventually, http,
+    FaultProxy, Usage, disk, eventually, http,
     ports::Port,
     process::{Process, Program},
 };
@@ -22,6 +22,7 @@ pub struct Member {
     pub(crate) ports: Ports,
     pub(crate) scheme: &'static str,
     pub(crate) program: Program,
+    pub(crate) data: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) peer_proxy: Option<FaultProxy>,
     pub(crate) pids: Arc<Pids>,
@@ -95,6 +96,11 @@ impl Member {
 
     pub fn resume(&self) -> Result<()> {
         self.process()?.signal(Signal::SIGCONT)
+    }
+
+    /// Leaves no byte on its disk, which must be its own (`ClusterBuilder::disk_bytes`).
+    pub fn fill_disk(&self) -> Result<()> {
+        disk::fill(self.process()?.pid(), &self.data)
     }
 
     /// Starts it again with the same data and ports, after killing it if it runs, and waits until

@@ -5,11 +5,9 @@ mod chromium;
 use anyhow::{Context, Result, ensure};
 use chromium::Browser;
 use etcd_client::{Client, GetOptions, WatchOptions};
-use seawall_testkit::{Cluster, Pki, SeawallProcess, eventually};
+use seawall_testkit::{Cluster, Pki, SeawallProcess, eventually, skipped};
 use std::{
-    env,
-    fs::{self, OpenOptions},
-    io::Write,
+    env, fs,
     path::{Path, PathBuf},
 };
 use std::{
@@ -28,11 +26,9 @@ async fn browser() -> Result<Option<Browser>> {
     if let Some(program) = chromium::find() {
         return Browser::start(&program).await.map(Some);
     }
-    let what = "the live page was NOT opened: there is no chromium, which `scripts/deploy-tools chromium` obtains";
-    eprintln!("SKIPPED: {what}");
-    if let Some(path) = env::var_os("SEAWALL_SKIPPED") {
-        writeln!(OpenOptions::new().create(true).append(true).open(path)?, "{what}")?;
-    }
+    skipped(
+        "the live page was NOT opened: there is no chromium, which `scripts/deploy-tools chromium` obtains",
+    )?;
     Ok(None)
 }
 

@@ -18,8 +18,7 @@ use anyhow::{Context, Result, ensure};
 use std::{
     env,
     ffi::OsStr,
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -74,13 +73,8 @@ fn tool(package: &str, program: &str, unchecked: &str) -> Option<PathBuf> {
     None
 }
 
-/// Says what was not checked, now and at the end of `make test`.
 fn skipped(what: &str) {
-    eprintln!("SKIPPED: {what}");
-    let Some(path) = env::var_os("SEAWALL_SKIPPED") else { return };
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let told = file.and_then(|mut file| writeln!(file, "{what}"));
-    told.expect("what was skipped can be told");
+    seawall_testkit::skipped(what).expect("what was skipped can be told");
 }
 
 /// What a program that ends well printed.

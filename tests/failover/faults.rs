@@ -2,7 +2,9 @@
 
 use crate::{DEADLINE, history, operator, seawall, workload::Workload};
 use anyhow::{Context, Result, ensure};
-use seawall_testkit::{Cluster, ClusterBuilder, Fault, FaultProxy, SeawallProcess, eventually};
+use seawall_testkit::{
+    Cluster, ClusterBuilder, Fault, FaultProxy, SeawallProcess, eventually, has_own_disks, skipped,
+};
 
 /// Three members behind Seawall, each reached through a proxy that may fail.
 struct Stage {
@@ -88,6 +90,30 @@ async fn kill_of_the_leader() -> Result<()> {
             Ok(())
         })
         .await
+    })
+    .await
+}
+
+/// Room for the two logs that etcd lays out beforehand, and a little data.
+const DISK_BYTES: u64 = 256 << 20;
+
+#[tokio::test]
+async fn full_disk_of_the_leader() -> Result<()> {
+    if !has_own_disks() {
+        return skipped("no disk was filled: there is no `unshare -rm` here");
+    }
+    let cluster = Cluster::builder().disk_bytes(DISK_BYTES);
+    of_under_load(cluster, async |stage, workload| {
+        let leader = stage.cluster.leader().await?;
+        leader.fill_disk()?;
+        eventually(DEADLINE, "etcd to end for want of room", async || {
+            ensure!(leader.pid().is_none(), "it runs on");
+            Ok(())
+        })
+        .await?;
+        ensure!(leader.log()?.contains("no space left on device"), "it ended for another reason");
+        workload.goes_on().await?;
+        stage.member_is(leader.index(), "down").await
     })
     .await
 }
