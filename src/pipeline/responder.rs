@@ -7,7 +7,7 @@ use h2::{Reason, server::SendResponse};
 use http::Response;
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     task::{Context, Poll},
 };
 use tonic::{Code, Status};
@@ -29,11 +29,11 @@ impl Responder {
         Self { send, record }
     }
 
-    /// Runs `work` unless the client gives up first.
-    pub async fn unless_gone<F: Future>(&mut self, work: F) -> Result<F::Output, Gone> {
-        let mut work = pin!(work);
+    /// Runs `work` unless the client gives up first. It stays where it is pinned: what is moved into an
+    /// async function takes its place twice there, and calls are moved when they begin.
+    pub async fn unless_gone<F: Future + Unpin>(&mut self, mut work: F) -> Result<F::Output, Gone> {
         poll_fn(|cx| {
-            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            if let Poll::Ready(done) = Pin::new(&mut work).poll(cx) {
                 return Poll::Ready(Ok(done));
             }
             self.poll_gone(cx).map(|()| Err(Gone))

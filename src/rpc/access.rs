@@ -8,6 +8,7 @@ use crate::{
     pipeline::Responder,
 };
 use bytes::Bytes;
+use std::pin::pin;
 
 /// Leases that one call may name for a client that may not write every key: each is asked about.
 const LEASES_MAX: usize = 128;
@@ -87,7 +88,7 @@ impl Context {
             return self.allowed_to([all], responder);
         }
         for lease in leases {
-            let attached = responder.unless_gone(lease::attached(self, lease)).await.ok()?;
+            let attached = responder.unless_gone(pin!(lease::attached(self, lease))).await.ok()?;
             let keys = match attached {
                 Ok(keys) => keys,
                 Err(error) => {

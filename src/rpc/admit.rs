@@ -9,7 +9,7 @@ use crate::{
     pipeline::{Account, Counting, Gone, Placed, Responder},
 };
 use bytes::Bytes;
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -21,9 +21,11 @@ pub(super) const DELETES: &str = "deletes";
 const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// Does the call's `work` in its turn, which ends before the work does where that takes too long.
-pub(super) async fn in_turn<T>(permit: &mut Permit, work: impl Future<Output = T>) -> T {
-    let mut work = pin!(work);
-    if let Ok(done) = timeout(TURN_MAX, work.as_mut()).await {
+pub(super) async fn in_turn<T>(
+    permit: &mut Permit,
+    mut work: impl Future<Output = T> + Unpin,
+) -> T {
+    if let Ok(done) = timeout(TURN_MAX, &mut work).await {
         return done;
     }
     permit.leave();
@@ -224,7 +226,10 @@ mod tests {
     use super::*;
     use crate::admission::{Class, Config, Gate, Protection, Shape};
     use futures_util::FutureExt;
-    use std::future::{pending, ready};
+    use std::{
+        future::{pending, ready},
+        pin::pin,
+    };
 
     fn list() -> Subject {
         Subject { class: Class::HeavyList, shape: Shape::List, ..Subject::fixture("/a/") }
@@ -240,7 +245,7 @@ mod tests {
         let protection = Protection::new(Config::fixture(), &mut Default::default());
         let gate = protection.gate(&"main".into());
         let mut slow = enter(&protection, &gate).await;
-        let mut unread = Box::pin(in_turn(&mut slow, pending::<()>()));
+        let mut unread = Box::pin(in_turn(&mut slow, pin!(pending::<()>())));
         assert!((&mut unread).now_or_never().is_none());
         let next = enter(&protection, &gate);
         tokio::select! {
@@ -255,7 +260,7 @@ mod tests {
         let protection = Protection::new(Config::fixture(), &mut Default::default());
         let gate = protection.gate(&"main".into());
         let mut quick = enter(&protection, &gate).await;
-        in_turn(&mut quick, ready(())).await;
+        in_turn(&mut quick, pin!(ready(()))).await;
         assert_eq!(gate.lists().0, 1);
         drop(quick);
         assert_eq!(gate.lists().0, 0);

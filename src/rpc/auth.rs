@@ -14,6 +14,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 use http::HeaderMap;
+use std::pin::pin;
 
 /// Refuses what ends an etcd 3.4 as later ones do: a grant that says nothing of what is granted.
 pub(super) async fn grant_permission(
@@ -61,7 +62,7 @@ pub(super) async fn authenticate(context: Context, mut incoming: Incoming, respo
     if context.topology.is_single() || context.call.cluster.is_some() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    match responder.unless_gone(everywhere(&context, &request)).await {
+    match responder.unless_gone(pin!(everywhere(&context, &request))).await {
         Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}

@@ -8,6 +8,7 @@ use crate::{
     pipeline::{self, Manner, Responder},
 };
 use bytes::BytesMut;
+use std::pin::pin;
 
 /// `MemberListResponse.members` and `Member.clientURLs`.
 const MEMBERS: u32 = 2;
@@ -35,7 +36,7 @@ pub(super) async fn member_list(context: Context, mut incoming: Incoming, respon
             pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
         answer.message().await
     };
-    let list = match responder.unless_gone(asking).await {
+    let list = match responder.unless_gone(pin!(asking)).await {
         Ok(Ok(Ok(list))) => list,
         Ok(Ok(Err(refused))) => return responder.status(&refused),
         Ok(Err(error)) => return responder.status(&status::of(&error.into())),

@@ -15,7 +15,7 @@ use crate::{
     upstream::Cluster,
 };
 use http::HeaderMap;
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 use tonic::Code;
 
 pub(super) async fn compact(context: Context, mut incoming: Incoming, responder: Responder) {
@@ -32,7 +32,7 @@ pub(super) async fn compact(context: Context, mut incoming: Incoming, responder:
     let subject = context.attribute_method(&placed, Method::Compact, &message, &mut responder);
     let manner = Manner::of(Method::Compact, subject.class);
     let forwarding = pipeline::forward(&placed, &context.call, manner, message.framed());
-    let answered = responder.unless_gone(forwarding).await;
+    let answered = responder.unless_gone(pin!(forwarding)).await;
     let done = matches!(&answered, Ok(Ok(answer)) if !answer.is_refused());
     if done && context.call.cluster.is_none() {
         follow(&context, &request);

@@ -16,6 +16,7 @@ use crate::{
     upstream::Lane,
 };
 use bytes::Bytes;
+use std::pin::pin;
 
 /// Where a call belongs: the keys it touches and the lease it attaches one of them to.
 struct Place {
@@ -48,7 +49,7 @@ pub(super) async fn serve(
     };
     if placed.index != 0 && place.lease != 0 {
         let materializing = materialize::materialize(&context, &placed, place.lease);
-        match responder.unless_gone(materializing).await {
+        match responder.unless_gone(pin!(materializing)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return responder.status(&status::of(&error.into())),
             Err(_) => return,

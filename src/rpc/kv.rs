@@ -21,7 +21,7 @@ use crate::{
     telemetry::audit::{self, audit},
     upstream::{self, Answer},
 };
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Responder) {
     let Some((request, message, responder)) =
@@ -152,7 +152,7 @@ impl Write<'_> {
             }
             Ok(answer)
         };
-        let answered = responder.unless_gone(writing).await;
+        let answered = responder.unless_gone(pin!(writing)).await;
         context.finish(placed, answered, responder).await;
     }
 }

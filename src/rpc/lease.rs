@@ -19,7 +19,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::pending, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -48,7 +48,7 @@ pub(super) async fn grant(context: Context, mut incoming: Incoming, responder: R
         }
         Ok(answer)
     };
-    let answered = responder.unless_gone(granting).await;
+    let answered = responder.unless_gone(pin!(granting)).await;
     context.finish(placed, answered, responder).await;
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn revoke(context: Context, mut incoming: Incoming, responder: 
         revoke_copies(&context, request.id).await;
         Ok(answer)
     };
-    let answered = responder.unless_gone(revoking).await;
+    let answered = responder.unless_gone(pin!(revoking)).await;
     context.finish(placed, answered, responder).await;
 }
 
@@ -126,7 +126,7 @@ pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, respo
     if !request.keys || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    match responder.unless_gone(time_to_live_everywhere(&context, &request)).await {
+    match responder.unless_gone(pin!(time_to_live_everywhere(&context, &request))).await {
         Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}
@@ -173,7 +173,7 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
-    let mut exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
+    let mut exchange = match responder.unless_gone(pin!(placed.cluster.stream(&outbound))).await {
         Ok(Ok(exchange)) => exchange,
         Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
         Err(_) => return,
@@ -183,7 +183,7 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
         context.topology.secondaries().map(|placed| Copies::start(&context, placed)).collect();
     let upward = renew(&context, incoming, up, copies);
     let downward = async {
-        let answered = responder.unless_gone(exchange.answer()).await;
+        let answered = responder.unless_gone(pin!(exchange.answer())).await;
         context.finish(placed, answered, responder).await;
     };
     tokio::select! {

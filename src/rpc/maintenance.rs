@@ -7,6 +7,7 @@ use crate::{
     pipeline::{self, Manner, Responder, Topology},
 };
 use bytes::BytesMut;
+use std::pin::pin;
 
 /// `StatusResponse.version`.
 const VERSION: u32 = 2;
@@ -33,7 +34,7 @@ pub(super) async fn status(context: Context, mut incoming: Incoming, responder: 
             pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
         answer.message().await
     };
-    let found = match responder.unless_gone(asking).await {
+    let found = match responder.unless_gone(pin!(asking)).await {
         Ok(Ok(Ok(found))) => found,
         Ok(Ok(Err(refused))) => return responder.status(&refused),
         Ok(Err(error)) => return responder.status(&status::of(&error.into())),

@@ -17,6 +17,7 @@ use crate::{
     pipeline::{Responder, Topology},
     routing::Segment,
 };
+use std::pin::pin;
 
 /// Bytes of joined answers; they are held until the last one came.
 const MERGED_BYTES_MAX: usize = 64 << 20;
@@ -32,7 +33,7 @@ pub(super) async fn range(
     if let Err(error) = check(context, method, request, segments) {
         return responder.status(&status::of(&error));
     }
-    match responder.unless_gone(join(context, request, segments)).await {
+    match responder.unless_gone(pin!(join(context, request, segments))).await {
         Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}

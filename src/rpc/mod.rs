@@ -42,7 +42,7 @@ use bytes::Bytes;
 use error::Error;
 use futures_util::future::BoxFuture;
 use h2::{RecvStream, server::SendResponse};
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -226,7 +226,7 @@ impl Context {
     ) {
         responder.record.placed(manner.class, &placed.cluster.name);
         let forwarding = pipeline::forward(&placed, &self.call, manner, message.framed());
-        let answered = responder.unless_gone(forwarding).await;
+        let answered = responder.unless_gone(pin!(forwarding)).await;
         self.finish(placed, answered, responder).await;
     }
 

@@ -9,6 +9,7 @@ use crate::{
     pipeline::{self, Manner, Responder},
     upstream::Lane,
 };
+use std::pin::pin;
 
 /// One message there; one back, or a stream of them.
 pub(super) async fn unary(
@@ -30,7 +31,7 @@ pub(super) async fn unary(
         return;
     };
     let manner = Manner::of(method, classify::method(method.path()).class);
-    in_turn(&mut permit, context.forward(placed, manner, &message, responder)).await;
+    in_turn(&mut permit, pin!(context.forward(placed, manner, &message, responder))).await;
 }
 
 /// A call of unknown shape: both directions as they come.
@@ -48,13 +49,14 @@ pub(super) async fn streams(context: Context, mut incoming: Incoming, responder:
     };
     responder.record.placed(manner.class, &placed.cluster.name);
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
-    let exchange = match responder.unless_gone(placed.cluster.stream(&outbound)).await {
+    let exchange = match responder.unless_gone(pin!(placed.cluster.stream(&outbound))).await {
         Ok(Ok(exchange)) => exchange,
         Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
         Err(_) => return,
     };
     // etcd sends no head before it has read something, so what the client sends goes up meanwhile.
-    match responder.unless_gone(exchange.answer_while_sending(&mut incoming)).await {
+    let answered = responder.unless_gone(pin!(exchange.answer_while_sending(&mut incoming))).await;
+    match answered {
         Ok(Ok(answer)) => {
             let cut = |cut| context.cut(cut);
             pipeline::relay_streams(incoming, answer, responder, context.stop(), cut).await;

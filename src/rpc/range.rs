@@ -13,7 +13,7 @@ use crate::{
     },
     upstream,
 };
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 use tokio::time::timeout_at;
 use tonic::{Code, Status};
 
@@ -68,7 +68,7 @@ pub(super) async fn range(
     if method == Method::RangeStream {
         let here = !placed.cluster.streams_ranges() && protection.pages(&asked.plan);
         return match here {
-            true => asked.stream(request, responder).await,
+            true => Box::pin(asked.stream(request, responder)).await,
             false => asked.forward(responder).await,
         };
     }
@@ -123,8 +123,8 @@ impl Asked<'_> {
             return Some(responder);
         }
         let read = self.read(request.clone());
-        let recalling = read.mirrored(self.placed.mirror());
-        let Ok(recalled) = responder.unless_gone(self.in_time(recalling)).await else {
+        let recalling = pin!(read.mirrored(self.placed.mirror()));
+        let Ok(recalled) = responder.unless_gone(pin!(self.in_time(recalling))).await else {
             return None;
         };
         match recalled {
@@ -152,7 +152,7 @@ impl Asked<'_> {
     }
 
     /// What comes of `work` before the client's deadline.
-    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    async fn in_time<T>(&self, work: impl Future<Output = T> + Unpin) -> Option<T> {
         match self.context.call.deadline {
             Some(deadline) => timeout_at(deadline, work).await.ok(),
             None => Some(work.await),
@@ -161,22 +161,20 @@ impl Asked<'_> {
 
     /// Answers with what others may get, too.
     async fn share(self, request: RangeRequest, mut responder: Responder) {
-        let reading = self.in_time(Arc::new(self.read(request)).answer());
-        let reading =
-            async { reading.await.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) };
-        match responder.unless_gone(Box::pin(reading)).await {
-            Ok(Ok(whole)) => {
+        let reading = pin!(Arc::new(self.read(request)).answer());
+        let Ok(read) = responder.unless_gone(pin!(self.in_time(reading))).await else { return };
+        match read.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) {
+            Ok(whole) => {
                 if let Some(account) = responder.record.account() {
                     account.cost = Some(self.settled(&whole));
                 }
                 whole.send(responder).await;
             }
-            Ok(Err(Failure::TooLarge)) => self.forward(responder).await,
-            Ok(Err(Failure::Upstream(error))) => {
+            Err(Failure::TooLarge) => self.forward(responder).await,
+            Err(Failure::Upstream(error)) => {
                 responder.status(&status::of(&Error::Upstream(error)));
             }
-            Ok(Err(Failure::Denied(denied))) => responder.status(&status::of(&denied.into())),
-            Err(Gone) => {}
+            Err(Failure::Denied(denied)) => responder.status(&status::of(&denied.into())),
         }
     }
 
@@ -197,7 +195,7 @@ impl Asked<'_> {
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
         };
-        in_turn(&mut permit, context.forward(placed, manner, message, responder)).await;
+        in_turn(&mut permit, pin!(context.forward(placed, manner, message, responder))).await;
     }
 
     /// Answers `RangeStream` in front of an etcd that has none.
@@ -217,7 +215,7 @@ impl Asked<'_> {
         outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
         outbound.deadline = context.call.deadline;
         let pages = read.paged(outbound);
-        let cost = in_turn(&mut permit, stream_pages(pages, &request, responder)).await;
+        let cost = in_turn(&mut permit, pin!(stream_pages(pages, &request, responder))).await;
         permit.settle(cost);
     }
 }
@@ -243,7 +241,7 @@ fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
 /// Sends each page as it comes, and tells what all of them cost.
 async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: Responder) -> Cost {
     let mut cost = Cost::default();
-    let first = match responder.unless_gone(pages.next()).await {
+    let first = match responder.unless_gone(pin!(pages.next())).await {
         Ok(Some(Ok(page))) => page,
         Ok(Some(Err(stopped))) => {
             responder.status(&stopped_status(stopped));
