@@ -245,7 +245,7 @@ mod tests {
         let protection = Protection::new(Config::fixture(), &mut Default::default());
         let gate = protection.gate(&"main".into());
         let mut slow = enter(&protection, &gate).await;
-        let mut unread = Box::pin(in_turn(&mut slow, pin!(pending::<()>())));
+        let mut unread = Box::pin(in_turn(&mut slow, Box::pin(pending::<()>())));
         assert!((&mut unread).now_or_never().is_none());
         let next = enter(&protection, &gate);
         tokio::select! {

@@ -233,7 +233,7 @@ impl Running {
                 let holds = |name: &str| bare.starts_with(name.as_bytes());
                 let loaded = log.iter().any(|line| {
                     line.message() == "mirror: loaded"
-                        && line.text("tier") == Some("Value")
+                        && line.text("tier") == Some("values")
                         && line.text("collection").is_some_and(holds)
                 });
                 ensure!(loaded, "{} are not", resource.path());
