@@ -18,8 +18,8 @@ pub use trace::{TraceConfig, TraceLine, read_trace};
 pub use window::Window;
 
 use crate::{
-    admission::{Class, Client, Place, Shape},
-    etcd::key_range::KeyRange,
+    admission::{Class, Client, Cost, Place, Shape, Subject},
+    etcd::{key_range::KeyRange, method::Method},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -60,6 +60,29 @@ pub struct Observation<'a> {
     /// Part of `took` that it stood in queues.
     pub waited: Duration,
     pub stream: bool,
+}
+
+impl<'a> Observation<'a> {
+    /// One request of a stream, which takes no time of its own.
+    pub fn of(cluster: &'a Arc<str>, subject: &'a Subject, cost: Cost) -> Self {
+        Self {
+            cluster,
+            client: &subject.client,
+            place: &subject.place,
+            range: subject.keys.as_ref(),
+            value_bytes: subject.value_size,
+            shape: subject.shape,
+            class: subject.class,
+            method: subject.method.map_or("unknown", Method::name),
+            code: tonic::Code::Ok,
+            cost: cost.units(),
+            keys: cost.keys,
+            bytes: cost.bytes,
+            took: Duration::ZERO,
+            waited: Duration::ZERO,
+            stream: true,
+        }
+    }
 }
 
 /// Counts all calls. Each worker counts by itself; what they have counted is put together when it is

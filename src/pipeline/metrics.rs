@@ -337,21 +337,12 @@ impl Record {
         attribution.observe(
             *worker,
             &Observation {
-                cluster,
-                client: &subject.client,
-                place: &subject.place,
-                range: subject.keys.as_ref(),
-                value_bytes: subject.value_size,
-                shape: subject.shape,
-                class: subject.class,
-                method: self.method.map_or("unknown", Method::name),
                 code,
-                cost: cost.units(),
-                keys: cost.keys,
                 bytes: self.bytes + *request_bytes as u64,
                 took: self.started.elapsed(),
                 waited: *waited,
                 stream: self.is_stream(),
+                ..Observation::of(cluster, subject, cost)
             },
         );
     }

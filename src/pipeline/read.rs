@@ -260,10 +260,12 @@ impl Read {
     async fn whole(&self, outbound: Outbound, mut held: Option<Held>, permit: &Permit) -> Flown {
         let mut answer =
             self.cluster.call(&outbound, Effect::Read).await.map_err(Failure::Upstream)?;
-        let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
-        if !self.is_light() && length > self.reads.protection.memory.limit() {
-            self.learn_too_large(Cost { keys: 1, bytes: length });
-            return Err(Failure::TooLarge);
+        if !self.is_light() {
+            let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
+            if length > self.reads.protection.memory.limit() {
+                self.learn_too_large(Cost { keys: 1, bytes: length });
+                return Err(Failure::TooLarge);
+            }
         }
         let message =
             match answer.message_up_to(u32::MAX as usize).await.map_err(Failure::Upstream)? {

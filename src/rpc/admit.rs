@@ -11,7 +11,6 @@ use crate::{
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
-use tonic::Code;
 
 /// What a client names in `seawall-override` to delete many keys at once.
 pub(super) const DELETES: &str = "deletes";
@@ -98,28 +97,9 @@ impl Context {
 
     /// Puts one request of a stream down to its client and place, since the stream may never end.
     pub(super) fn attribute_one(&self, cluster: &Arc<str>, subject: &Subject, request: &Message) {
-        let bytes = request.framed().len() as u64;
-        let cost = Cost { keys: 1, bytes };
-        self.edge.attribution.observe(
-            self.call.worker,
-            &Observation {
-                cluster,
-                client: &subject.client,
-                place: &subject.place,
-                range: subject.keys.as_ref(),
-                value_bytes: 0,
-                shape: subject.shape,
-                class: subject.class,
-                method: subject.method.map_or("unknown", Method::name),
-                code: Code::Ok,
-                cost: cost.units(),
-                keys: cost.keys,
-                bytes,
-                took: Duration::ZERO,
-                waited: Duration::ZERO,
-                stream: true,
-            },
-        );
+        let cost = Cost { keys: 1, bytes: request.framed().len() as u64 };
+        let seen = Observation::of(cluster, subject, cost);
+        self.edge.attribution.observe(self.call.worker, &seen);
     }
 
     /// Takes note of the size of an object.

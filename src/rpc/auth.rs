@@ -35,6 +35,10 @@ pub(super) async fn grant_permission(
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
+    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
+    else {
+        return;
+    };
     let manner = Manner::of(method, Class::Admin);
     context.forward(placed, manner, &message, responder).await;
 }

@@ -216,7 +216,8 @@ impl Context {
 }
 
 impl Context {
-    /// Forwards the message as it came and relays the answer as it comes.
+    /// Forwards the message of a call that was put down already as it came, and relays the answer as it
+    /// comes.
     async fn forward(
         &self,
         placed: Placed<'_>,
@@ -224,7 +225,6 @@ impl Context {
         message: &Message,
         mut responder: Responder,
     ) {
-        responder.record.placed(manner.class, &placed.cluster.name);
         let forwarding = pipeline::forward(&placed, &self.call, manner, message.framed());
         let answered = responder.unless_gone(pin!(forwarding)).await;
         self.finish(placed, answered, responder).await;

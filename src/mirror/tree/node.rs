@@ -58,8 +58,7 @@ impl Node {
                     let left = at.min(children.len() - 2);
                     let right = Node::clone(&children[left + 1].node);
                     let joined = Arc::make_mut(&mut children[left].node);
-                    joined.append(right);
-                    let split = joined.split();
+                    let split = joined.append(right).or_else(|| joined.split());
                     renew(children, left..left + 2, split);
                 }
                 Some(removed)
@@ -75,15 +74,14 @@ impl Node {
         })
     }
 
-    /// Takes in a neighbour, which is of the same level.
-    fn append(&mut self, right: Self) {
+    /// Takes in a neighbour; gives it back if it is of another level, as none is.
+    fn append(&mut self, right: Self) -> Option<Self> {
         match (self, right) {
             (Self::Leaf(left), Self::Leaf(right)) => left.extend(right),
             (Self::Branch(left), Self::Branch(right)) => left.extend(right),
-            (Self::Leaf(_), Self::Branch(_)) | (Self::Branch(_), Self::Leaf(_)) => {
-                unreachable!("neighbours are of one level")
-            }
+            (_, other) => return Some(other),
         }
+        None
     }
 
     fn len(&self) -> usize {
