@@ -1,6 +1,6 @@
 //! Flights: each read that several wait for is a task of its own.
 
-use super::book::Book;
+use super::{Given, book::Book};
 use crate::sabotage::Sabotage;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -8,11 +8,15 @@ use std::{
     fmt,
     hash::Hash,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 /// The flights of all keys.
 pub struct Flights<K: Key, T: Outcome> {
@@ -67,6 +71,8 @@ pub struct Waiter<T>(watch::Receiver<Option<T>>);
 pub struct Seal<K: Key, T: Outcome> {
     flights: Arc<Flights<K, T>>,
     key: K,
+    /// When it was closed.
+    departed: Arc<OnceLock<Instant>>,
 }
 
 /// What tells reads apart.
@@ -74,8 +80,10 @@ pub trait Key: Eq + Hash + Clone + Send + Sync + fmt::Debug + 'static {}
 impl<K: Eq + Hash + Clone + Send + Sync + fmt::Debug + 'static> Key for K {}
 
 /// What all waiters get.
-pub trait Outcome: Clone + Send + Sync + 'static {}
-impl<T: Clone + Send + Sync + 'static> Outcome for T {}
+pub trait Outcome: Clone + Send + Sync + 'static {
+    /// Who has it; nothing if little is to be given.
+    fn given(&self) -> Option<&Given>;
+}
 
 impl<K: Key, T: Outcome> Flights<K, T> {
     pub fn new(waiters_max: usize) -> Arc<Self> {
@@ -161,7 +169,9 @@ async fn fly_next<K: Key, T: Outcome>(mut lead: Lead<K, T>) {
     };
     // Its flight has panicked, and told nobody; those who wait learn it from the lost sender.
     let Some(fly) = fly else { return forget(&mut flights.book.lock(), key, &outcome) };
-    let seal = Seal { flights: Arc::clone(flights), key: key.clone() };
+    let departed = Arc::default();
+    let seal =
+        Seal { flights: Arc::clone(flights), key: key.clone(), departed: Arc::clone(&departed) };
     let flown = tokio::select! {
         biased;
         () = abandoned(flights, key, &outcome) => None,
@@ -169,7 +179,21 @@ async fn fly_next<K: Key, T: Outcome>(mut lead: Lead<K, T>) {
     };
     // One that was refused was never sent, and takes its batch with it all the same.
     forget(&mut flights.book.lock(), key, &outcome);
+    let given = flown.as_ref().and_then(Outcome::given).map(Given::to_all);
     outcome.send_replace(flown);
+    // Only those who wait have it now.
+    drop(outcome);
+    rest(given, departed.get().map_or(Duration::ZERO, Instant::elapsed)).await;
+}
+
+/// Puts the next flight off while the outcome of the last is being given. It would bring nobody an
+/// answer sooner, since reading and giving want the same processors, and those who ask meanwhile share
+/// it. Whoever takes long holds the others up no longer than the flight `took`.
+async fn rest(given: Option<impl Future<Output = ()>>, took: Duration) {
+    if let Some(given) = given {
+        // Either way the next may follow.
+        let _ = timeout(took, given).await;
+    }
 }
 
 /// Resolves when nobody waits any more; nobody can begin to after that.
@@ -222,6 +246,7 @@ impl<K: Key, T: Outcome> Drop for Lead<K, T> {
 impl<K: Key, T: Outcome> Seal<K, T> {
     /// From now on whoever arrives waits for the next flight. Call it before anything is sent.
     pub fn close(self) {
+        self.departed.get_or_init(Instant::now);
         if Sabotage::JoinSent.is_on() {
             return;
         }
@@ -244,148 +269,4 @@ impl<K: Key, T: Outcome> fmt::Debug for Flights<K, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::FutureExt;
-    use std::sync::atomic::AtomicU32;
-    use tokio::sync::Semaphore;
-
-    /// Flights that count themselves and return the number they are, each when it is let.
-    #[derive(Clone)]
-    struct Airport {
-        flights: Arc<Flights<&'static str, u32>>,
-        flown: Arc<AtomicU32>,
-        returns: Arc<Semaphore>,
-        permits: Arc<Semaphore>,
-    }
-
-    impl Airport {
-        fn new() -> Self {
-            Self {
-                flights: Flights::new(100),
-                flown: Arc::default(),
-                returns: Arc::new(Semaphore::new(0)),
-                permits: Arc::new(Semaphore::new(0)),
-            }
-        }
-
-        fn fly(&self) -> Fly<&'static str, u32> {
-            let Self { flown, returns, .. } = self.clone();
-            Box::new(move |_, seal| {
-                async move {
-                    seal.close();
-                    let number = flown.fetch_add(1, Relaxed) + 1;
-                    returns.acquire().await.expect("open").forget();
-                    number
-                }
-                .boxed()
-            })
-        }
-
-        /// A flight that needs a permit before it is sent.
-        fn fly_with_permit(&self) -> Fly<&'static str, u32> {
-            let (permits, fly) = (Arc::clone(&self.permits), self.fly());
-            Box::new(move |worker, seal| {
-                async move {
-                    permits.acquire().await.expect("open").forget();
-                    fly(worker, seal).await
-                }
-                .boxed()
-            })
-        }
-
-        fn join(&self) -> Joined<&'static str, u32> {
-            self.flights.join("k", 0, || self.fly()).expect("room")
-        }
-
-        fn queue(&self) -> Waiter<u32> {
-            self.flights.queue("k", 0, || self.fly_with_permit()).expect("room")
-        }
-
-        fn wait(&self) -> Waiter<u32> {
-            match self.join() {
-                Joined::Wait(waiter) => waiter,
-                Joined::Lead(_) => panic!("nothing is out"),
-            }
-        }
-
-        async fn settle(&self) {
-            while !self.flights.is_empty() {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn those_who_arrive_meanwhile_share_the_next() {
-        let airport = Airport::new();
-        let Joined::Lead(lead) = airport.join() else { panic!("nothing was out") };
-        let (one, two) = (airport.wait(), airport.wait());
-        tokio::task::yield_now().await;
-        assert_eq!(airport.flown.load(Relaxed), 0, "the first has not returned");
-        drop(lead);
-        while airport.flown.load(Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        let three = airport.wait();
-        airport.returns.add_permits(1);
-        assert_eq!((one.outcome().await, two.outcome().await), (Some(1), Some(1)));
-        airport.returns.add_permits(1);
-        assert_eq!(three.outcome().await, Some(2));
-        airport.settle().await;
-    }
-
-    #[tokio::test]
-    async fn a_batch_that_waits_for_its_turn_is_joined() {
-        let airport = Airport::new();
-        let one = airport.queue();
-        tokio::task::yield_now().await;
-        let two = airport.queue();
-        assert!(airport.flights.is_open(&"k"));
-        airport.permits.add_permits(1);
-        airport.returns.add_permits(1);
-        assert_eq!((one.outcome().await, two.outcome().await), (Some(1), Some(1)));
-        airport.settle().await;
-        assert!(!airport.flights.is_open(&"k"));
-    }
-
-    #[tokio::test]
-    async fn a_waiter_that_leaves_takes_nobody_along_and_the_last_one_the_flight() {
-        let airport = Airport::new();
-        let (one, two) = (airport.queue(), airport.queue());
-        airport.permits.add_permits(1);
-        while airport.flown.load(Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        drop(one);
-        tokio::task::yield_now().await;
-        assert!(!airport.flights.is_empty());
-        drop(two);
-        airport.settle().await;
-        // Neither has one that nobody waits for been flown after it.
-        let Joined::Lead(lead) = airport.join() else { panic!("nothing was out") };
-        drop(airport.wait());
-        drop(lead);
-        airport.settle().await;
-        assert_eq!(airport.flown.load(Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn waiters_are_bounded() {
-        let airport = Airport::new();
-        airport.flights.set_waiters_max(2);
-        let _waiters = (airport.queue(), airport.queue());
-        let refused = airport.flights.queue("k", 0, || airport.fly());
-        assert_eq!(refused.expect_err("full"), TooMany { waiting: 2 });
-    }
-
-    #[tokio::test]
-    async fn a_flight_that_panics_is_reported_and_holds_nobody_up() {
-        let airport = Airport::new();
-        let broken: Fly<&'static str, u32> =
-            Box::new(|_, _| async { panic!("on purpose") }.boxed());
-        let waiter = airport.flights.queue("k", 0, || broken).expect("room");
-        assert_eq!(waiter.outcome().await, None);
-        airport.settle().await;
-    }
-}
+mod tests;

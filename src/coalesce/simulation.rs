@@ -4,7 +4,10 @@
 //! or lead, and some leave early. Nobody may get less than was acknowledged when it arrived, and
 //! nothing may be left when all have gone.
 
-use super::flights::{Flights, Fly, Joined};
+use super::{
+    flights::{Flights, Fly, Joined, Outcome},
+    given::Given,
+};
 use futures_util::{FutureExt, future::join_all};
 use seawall_testkit::{Choices, each_seed};
 use std::{
@@ -25,6 +28,17 @@ struct Plan {
     /// How long it takes until its turn comes, to etcd, and back.
     legs: [Duration; 3],
     leaves: Option<Duration>,
+    /// How long it is given what it gets.
+    gives: Duration,
+}
+
+/// The number that was read.
+type Read = Arc<(u32, Given)>;
+
+impl Outcome for Read {
+    fn given(&self) -> Option<&Given> {
+        Some(&self.1)
+    }
 }
 
 fn millis(choices: &mut Choices, of: usize) -> Duration {
@@ -38,13 +52,14 @@ impl Plan {
             queues: choices.pick(2) == 0,
             legs: [(); 3].map(|()| millis(choices, 10)),
             leaves: (choices.pick(4) == 0).then(|| millis(choices, 20)),
+            gives: millis(choices, 20),
         }
     }
 }
 
 #[derive(Clone)]
 struct World {
-    flights: Arc<Flights<&'static str, u32>>,
+    flights: Arc<Flights<&'static str, Read>>,
     stored: Arc<AtomicU32>,
     acknowledged: Arc<AtomicU32>,
     /// Whether batches are closed before they are sent.
@@ -52,7 +67,7 @@ struct World {
 }
 
 impl World {
-    fn fly(&self, plan: Plan) -> Fly<&'static str, u32> {
+    fn fly(&self, plan: Plan) -> Fly<&'static str, Read> {
         let Self { stored, seals, .. } = self.clone();
         Box::new(move |_, seal| {
             async move {
@@ -64,7 +79,7 @@ impl World {
                 sleep(there).await;
                 let read = stored.load(SeqCst);
                 sleep(back).await;
-                read
+                Arc::new((read, Given::default()))
             }
             .boxed()
         })
@@ -86,13 +101,16 @@ impl World {
                     let read = self.stored.load(SeqCst);
                     sleep(back).await;
                     drop(lead);
-                    Some(read)
+                    Some(Arc::new((read, Given::default())))
                 }
             }
         };
         let patience = plan.leaves.unwrap_or(Duration::from_secs(60));
         match timeout(patience, reading).await {
-            Ok(Some(read)) if read >= floor => Ok(()),
+            Ok(Some(read)) if read.0 >= floor => {
+                sleep(plan.gives).await;
+                Ok(())
+            }
             Err(_) if plan.leaves.is_some() => Ok(()),
             outcome => Err(format!("{outcome:?} after {floor} was acknowledged")),
         }

@@ -8,7 +8,7 @@ use crate::{
     admission::{
         Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
     },
-    coalesce::{Flights, Fly, Joined, Pinned, Seal},
+    coalesce::{Flights, Fly, Given, Joined, Outcome, Pinned, Seal},
     etcd::{
         key_range::KeyRange,
         method::{Effect, Method},
@@ -76,6 +76,12 @@ pub struct Read {
 
 /// What comes of a read.
 pub type Flown = Result<Arc<Whole>, Failure>;
+
+impl Outcome for Flown {
+    fn given(&self) -> Option<&Given> {
+        self.as_ref().ok()?.given()
+    }
+}
 
 /// Why a read has no answer of etcd's.
 #[derive(Debug, Clone)]

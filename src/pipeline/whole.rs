@@ -3,6 +3,7 @@
 use super::Responder;
 use crate::{
     admission::{Cost, Held},
+    coalesce::Given,
     etcd::errors,
     grpc::Message,
     paging::Assembly,
@@ -22,31 +23,34 @@ pub struct Whole {
     pub largest: Option<(Bytes, u64)>,
     /// Its room in memory.
     _held: Option<Held>,
+    /// That it is a list, and until when it is sent to somebody.
+    given: Option<Given>,
 }
 
 impl Whole {
     pub fn of(message: &Message) -> Self {
         let cost = Cost { keys: 1, bytes: message.framed().len() as u64 };
-        Self::new(Ok(vec![message.framed()]), cost, None, None)
+        Self::new(Ok(vec![message.framed()]), cost)
     }
 
     /// A list; the key-values' bytes are what `held` was taken for.
     pub fn list(assembly: Assembly, cost: Cost, held: Option<Held>) -> Self {
         let largest = assembly.largest();
-        Self::new(Ok(assembly.finish()), cost, largest, held)
+        let given = Some(Given::default());
+        Self { largest, _held: held, given, ..Self::new(Ok(assembly.finish()), cost) }
     }
 
     pub fn refused(status: Status) -> Self {
-        Self::new(Err(status), Cost::default(), None, None)
+        Self::new(Err(status), Cost::default())
     }
 
-    fn new(
-        result: Result<Vec<Bytes>, Status>,
-        cost: Cost,
-        largest: Option<(Bytes, u64)>,
-        held: Option<Held>,
-    ) -> Self {
-        Self { result, cost: Mutex::new(Some(cost)), largest, _held: held }
+    fn new(result: Result<Vec<Bytes>, Status>, cost: Cost) -> Self {
+        Self { result, cost: Mutex::new(Some(cost)), largest: None, _held: None, given: None }
+    }
+
+    /// Those it is sent to, if that takes time.
+    pub fn given(&self) -> Option<&Given> {
+        self.given.as_ref()
     }
 
     /// What it has cost, the first time.
