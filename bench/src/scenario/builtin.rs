@@ -34,6 +34,8 @@ scenarios! {
     "many-keys-in-pages",
     "million-objects",
     "list-storm-closed",
+    "list-storm-sizes",
+    "list-storm-large",
     "hot-key",
     "hop-small",
     "hop-lists",
