@@ -5,6 +5,7 @@
 //! call has in common. May import what is below it.
 
 mod call;
+mod census;
 mod metrics;
 mod mirrored;
 mod patience;
@@ -17,11 +18,12 @@ mod token;
 mod whole;
 
 pub use call::{Call, Peer};
+pub use census::Counting;
 pub use metrics::{Account, Metrics, Record, Totals};
 pub use mirrored::{Mirrored, NotMirrored};
 pub use patience::{Patience, Stalled};
 pub use placement::{Placed, Topology, UnknownCluster};
-pub use read::{Counting, Failure, Flown, Read, Reads, for_all, is_shareable};
+pub use read::{Failure, Flown, Read, Reads, for_all, is_shareable};
 pub use relay::{Cut, relay, relay_streams};
 pub use responder::{Gone, Responder};
 pub use steer::steer;

@@ -1,63 +1,30 @@
 //! Reads that others may ask, too: shared, kept, and cut into pages.
 
-use super::{
-    Whole,
-    token::{TOKENS, has_token},
-};
+mod key;
+mod reads;
+
+pub use reads::Reads;
+
+use super::{Whole, token::has_token};
 use crate::{
-    admission::{
-        Census, Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Protection, Shape, Subject,
-    },
-    coalesce::{Flights, Fly, Given, Joined, Outcome, Pinned, Seal},
+    admission::{Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Shape, Subject},
+    coalesce::{Fly, Given, Joined, Outcome, Seal, TooMany},
     etcd::{
         key_range::KeyRange,
         method::{Effect, Method},
-        proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
+        proto::etcdserverpb::{RangeRequest, ResponseHeader},
     },
     grpc,
-    mirror::Mirror,
-    paging::{Assembly, Page, Pages, Splits, Stopped},
+    paging::{Assembly, Page, Pages, Stopped},
     upstream::{self, Cluster, Lane, Outbound},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, HeaderName, uri::PathAndQuery};
-use parking_lot::Mutex;
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use futures_util::FutureExt;
+use http::{HeaderName, uri::PathAndQuery};
+use key::Key;
 use prost::Message;
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::Status;
-
-/// What reads have in common, for all listeners.
-#[derive(Debug)]
-pub struct Reads {
-    pub(super) protection: Arc<Protection>,
-    flights: Arc<Flights<Key, Flown>>,
-    pinned: Arc<Pinned<Key, Kept>>,
-    /// Where to cut the lists of each cluster.
-    splits: Mutex<HashMap<u64, Arc<Splits>>>,
-    metrics: ReadMetrics,
-}
-
-#[derive(Debug, Default)]
-struct ReadMetrics {
-    reads: Counter,
-    flights: Counter,
-    kept: Counter,
-    pages: Counter,
-}
-
-/// Reads that differ in this may have different answers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    cluster: u64,
-    /// The metadata that etcd looks at, each value behind its end: no two clients that differ in
-    /// one have the same, since no header holds a line's end.
-    metadata: Bytes,
-    /// The request as the client encoded it.
-    request: Bytes,
-}
 
 /// A read, with all it needs to be made by somebody else than the call that asks for it.
 #[derive(Debug, Clone)]
@@ -92,57 +59,8 @@ pub enum Failure {
     TooLarge,
 }
 
-/// An answer at an explicit revision.
-struct Kept {
-    list: Assembly,
-    _held: Held,
-}
-
-impl Reads {
-    pub fn new(protection: Arc<Protection>, registry: &mut Registry) -> Arc<Self> {
-        let metrics = ReadMetrics::default();
-        for (name, help, counter) in [
-            ("reads", "Calls that may share a read of etcd", &metrics.reads),
-            ("read_flights", "Reads of etcd that were made for them", &metrics.flights),
-            ("reads_kept", "Calls answered from an answer that was kept", &metrics.kept),
-            ("list_pages", "Ranges that lists were cut into", &metrics.pages),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-        let config = protection.coalescing();
-        let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
-        let kept = Arc::downgrade(&pinned);
-        protection.memory.reclaim_by(move || {
-            if let Some(kept) = kept.upgrade() {
-                kept.clear();
-            }
-        });
-        Arc::new(Self {
-            protection,
-            flights: Flights::new(config.waiters_max),
-            pinned,
-            splits: Mutex::default(),
-            metrics,
-        })
-    }
-
-    /// Takes over what may change while calls are under way.
-    pub fn reconfigure(&self) {
-        let config = self.protection.coalescing();
-        self.flights.set_waiters_max(config.waiters_max);
-        self.pinned.set_bytes(config.pinned_bytes);
-    }
-
-    pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
-        Arc::clone(self.splits.lock().entry(cluster.number()).or_default())
-    }
-}
-
 /// Metadata that makes no difference to the answer and must not be that of one waiter.
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// By which a client has a member refuse that has no leader.
-const HAS_LEADER: &str = "hasleader";
 
 /// Whether several may get one answer to `request`, of this kind: not the question whether etcd
 /// works, and not what a member may answer by itself, which promises nothing.
@@ -158,7 +76,7 @@ impl Read {
             return self.fly(self.outbound.worker, None).await;
         }
         if self.is_lasting()
-            && let Some(kept) = self.reads.pinned.get(&self.key())
+            && let Some(kept) = self.reads.kept(&self.key())
         {
             return self.renewed(&kept.list).await;
         }
@@ -174,9 +92,8 @@ impl Read {
         if !flights.is_open(&key) {
             self.check_deadline()?;
         }
-        let too_many = |many: crate::coalesce::TooMany| {
-            Failure::Denied(self.reads.protection.too_many_waiters(many.waiting))
-        };
+        let too_many =
+            |many: TooMany| Failure::Denied(self.reads.protection.too_many_waiters(many.waiting));
         let waiter = if self.is_light() {
             match flights.join(key, worker, fly).map_err(too_many)? {
                 Joined::Wait(waiter) => waiter,
@@ -365,10 +282,8 @@ impl Read {
         let protection = &self.reads.protection;
         permit.settle(cost);
         protection.costs.learn(&self.gate.cluster, &self.subject, cost);
-        let keeps = self.is_lasting() && self.reads.pinned.takes(list.bytes());
-        if keeps && let Some(room) = protection.memory.try_hold(list.bytes()) {
-            let kept = Kept { list: list.clone(), _held: room };
-            self.reads.pinned.put(self.key(), Arc::new(kept));
+        if self.is_lasting() {
+            self.reads.keep(|| self.key(), &list);
         }
         Arc::new(Whole::list(list, cost, held))
     }
@@ -411,9 +326,7 @@ impl Read {
     }
 
     fn key(&self) -> Key {
-        let request = self.outbound.body.clone().unwrap_or_default();
-        let metadata = looked_at(&self.outbound.headers);
-        Key { cluster: self.cluster.number(), metadata, request }
+        Key::of(self.cluster.number(), &self.outbound)
     }
 }
 
@@ -423,18 +336,6 @@ const ATTEMPTS: u32 = 3;
 /// Another cluster id is another store, whose history is another one, as is one that has gone back.
 fn is_same_store(now: &ResponseHeader, before: &ResponseHeader) -> bool {
     now.cluster_id == before.cluster_id && now.revision >= before.revision
-}
-
-/// What etcd makes an answer depend on besides the request, in a form that tells all of it apart.
-fn looked_at(headers: &HeaderMap) -> Bytes {
-    let mut metadata = Vec::new();
-    for name in TOKENS.into_iter().chain([HAS_LEADER]) {
-        if let Some(value) = headers.get(name) {
-            metadata.extend_from_slice(value.as_bytes());
-        }
-        metadata.push(b'\n');
-    }
-    metadata.into()
 }
 
 fn fit(held: &mut Held, bytes: u64) {
@@ -448,68 +349,4 @@ pub fn for_all(mut outbound: Outbound) -> Outbound {
         Arc::make_mut(&mut outbound.headers).remove(&TIMEOUT);
     }
     Outbound { deadline: None, ..outbound }
-}
-
-/// Counts keys at a cluster, on behalf of a call.
-#[derive(Debug)]
-pub struct Counting<'c> {
-    pub cluster: &'c Cluster,
-    pub mirror: &'c Mirror,
-    pub headers: HeaderMap,
-    pub worker: usize,
-}
-
-impl Census for Counting<'_> {
-    fn count<'c>(&'c self, range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
-        let request = RangeRequest {
-            key: range.start.clone(),
-            range_end: range.range_end(),
-            count_only: true,
-            ..RangeRequest::default()
-        };
-        async move {
-            let method = crate::etcd::method::Method::Range;
-            let headers = self.headers.clone();
-            let asking =
-                self.cluster.ask::<RangeResponse>(method, &request, headers, self.worker, None);
-            let counted: Result<Result<RangeResponse, Status>, _> = asking.await;
-            counted.ok()?.ok().map(|response| response.count.max(0) as u64)
-        }
-        .boxed()
-    }
-
-    /// As of what is in memory.
-    fn mean_size(&self, range: &KeyRange) -> Option<f64> {
-        let snapshot = self.mirror.collection(range, false).ok()?.snapshot()?;
-        let totals = snapshot.totals(range);
-        (totals.count > 0).then(|| totals.bytes as f64 / totals.count as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_differs_in_what_etcd_looks_at_shares_nothing() {
-        let of = |headers: &[(&'static str, &'static str)]| {
-            let parsed = headers.iter().map(|(name, value)| {
-                (HeaderName::from_static(name), value.parse().expect("a header"))
-            });
-            looked_at(&parsed.collect())
-        };
-        let told_apart = [
-            of(&[]),
-            of(&[("token", "a")]),
-            of(&[("authorization", "a")]),
-            of(&[("token", "ab")]),
-            of(&[("token", "a"), ("authorization", "b")]),
-            of(&[("hasleader", "true")]),
-            of(&[("token", "a"), ("hasleader", "true")]),
-        ];
-        for (index, one) in told_apart.iter().enumerate() {
-            assert_eq!(told_apart.iter().position(|other| other == one), Some(index));
-        }
-        assert_eq!(of(&[("user-agent", "a")]), of(&[]));
-    }
 }

@@ -1,0 +1,89 @@
+use super::{Flown, key::Key};
+use crate::{
+    admission::{Held, Protection},
+    coalesce::{Flights, Pinned},
+    paging::{Assembly, Splits},
+    upstream::Cluster,
+};
+use parking_lot::Mutex;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use std::{collections::HashMap, sync::Arc};
+
+/// What reads have in common, for all listeners.
+#[derive(Debug)]
+pub struct Reads {
+    pub(in crate::pipeline) protection: Arc<Protection>,
+    pub(super) flights: Arc<Flights<Key, Flown>>,
+    pinned: Arc<Pinned<Key, Kept>>,
+    /// Where to cut the lists of each cluster.
+    splits: Mutex<HashMap<u64, Arc<Splits>>>,
+    pub(super) metrics: ReadMetrics,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ReadMetrics {
+    pub(super) reads: Counter,
+    pub(super) flights: Counter,
+    pub(super) kept: Counter,
+    pub(super) pages: Counter,
+}
+
+/// An answer at an explicit revision.
+pub(super) struct Kept {
+    pub(super) list: Assembly,
+    _held: Held,
+}
+
+impl Reads {
+    pub fn new(protection: Arc<Protection>, registry: &mut Registry) -> Arc<Self> {
+        let metrics = ReadMetrics::default();
+        for (name, help, counter) in [
+            ("reads", "Calls that may share a read of etcd", &metrics.reads),
+            ("read_flights", "Reads of etcd that were made for them", &metrics.flights),
+            ("reads_kept", "Calls answered from an answer that was kept", &metrics.kept),
+            ("list_pages", "Ranges that lists were cut into", &metrics.pages),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        let config = protection.coalescing();
+        let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
+        let kept = Arc::downgrade(&pinned);
+        protection.memory.reclaim_by(move || {
+            if let Some(kept) = kept.upgrade() {
+                kept.clear();
+            }
+        });
+        Arc::new(Self {
+            protection,
+            flights: Flights::new(config.waiters_max),
+            pinned,
+            splits: Mutex::default(),
+            metrics,
+        })
+    }
+
+    /// Takes over what may change while calls are under way.
+    pub fn reconfigure(&self) {
+        let config = self.protection.coalescing();
+        self.flights.set_waiters_max(config.waiters_max);
+        self.pinned.set_bytes(config.pinned_bytes);
+    }
+
+    /// The answer to a read at an explicit revision, if it was kept.
+    pub(super) fn kept(&self, key: &Key) -> Option<Arc<Kept>> {
+        self.pinned.get(key)
+    }
+
+    /// Keeps an answer at an explicit revision, if there is room.
+    pub(super) fn keep(&self, key: impl FnOnce() -> Key, list: &Assembly) {
+        if self.pinned.takes(list.bytes())
+            && let Some(room) = self.protection.memory.try_hold(list.bytes())
+        {
+            self.pinned.put(key(), Arc::new(Kept { list: list.clone(), _held: room }));
+        }
+    }
+
+    pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
+        Arc::clone(self.splits.lock().entry(cluster.number()).or_default())
+    }
+}
