@@ -58,5 +58,5 @@ async fn reached(cluster: &Cluster) {
 
 fn said_of(member: &Member) -> String {
     let reason = member.last_error();
-    format!("{}: {}", member.name, reason.as_deref().unwrap_or(member.state().as_str()))
+    format!("{}: {}", member.name, reason.as_deref().unwrap_or_else(|| member.state().as_str()))
 }
