@@ -5,6 +5,7 @@ mod backends;
 #[cfg(test)]
 mod leases;
 mod process;
+mod reaching;
 mod succession;
 
 pub use process::run;
@@ -29,6 +30,7 @@ use anyhow::Context;
 use backends::{Backends, Families, start_backends, topology};
 use futures_util::future::join_all;
 use prometheus_client::registry::Registry;
+use reaching::await_etcd;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use succession::{ADMIN, AdminPort, reach_etcd};
 use tokio::time::Instant;
@@ -52,10 +54,13 @@ pub struct App {
     /// Accepting, and the operator's port.
     tasks: Vec<AbortOnDropHandle<()>>,
     accepting: Vec<AbortOnDropHandle<()>>,
+    /// Tells when etcd is reached.
+    reaching: Option<AbortOnDropHandle<()>>,
 }
 
 impl App {
-    /// Starts everything; clients can connect when this returns. A successor first sees to it that it
+    /// Starts everything; clients can connect when this returns, whether or not etcd answers: the log says
+    /// `ready` when it does. A successor first sees to it that it
     /// reaches etcd as its predecessor does.
     ///
     /// # Errors
@@ -139,6 +144,7 @@ impl App {
             workers,
             tasks: Vec::new(),
             accepting: Vec::new(),
+            reaching: None,
             settings,
         };
         app.serve_admin(view, inherited).await?;
@@ -150,7 +156,8 @@ impl App {
             .map(|standing| format!("{}: {}", standing.protection, standing.mode))
             .collect();
         tracing::info!(?protections, "protecting");
-        tracing::info!(workers = app.settings.workers, "ready");
+        tracing::info!(workers = app.settings.workers, "started");
+        app.reaching = Some(await_etcd(&app.listeners, &app.signals.leaving));
         Ok(app)
     }
 
@@ -251,6 +258,7 @@ impl App {
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;
         }
+        let mut elsewhere = false;
         // What may not be watched any more must not be seen any longer.
         let judged_anew = self.settings.access != settings.access;
         self.access.apply(settings.access.clone());
@@ -264,9 +272,13 @@ impl App {
             });
             let same = (&before.default, &before.routes, &before.advertise)
                 == (&after.default, &after.routes, &after.advertise);
+            elsewhere |= moved || !same;
             if moved || !same || judged_anew {
                 listener.edge().replace(topology);
             }
+        }
+        if elsewhere {
+            self.reaching = Some(await_etcd(&self.listeners, &self.signals.leaving));
         }
         self.protection.apply(settings.protection.clone());
         self.reads.reconfigure();

@@ -37,10 +37,12 @@ struct ClusterMirror {
     behind: i64,
     memory: Memory,
     answers: u64,
-    /// Watchers that are served from memory, what they were sent, and those that went on at etcd.
+    /// Watchers that are served from memory, what they were sent, and those that went on at etcd or
+    /// came from there.
     watchers: i64,
     watch_events: u64,
     watch_handovers: u64,
+    watch_returns: u64,
     collections: Vec<CollectionMirror>,
 }
 
@@ -156,6 +158,7 @@ fn of(mirror: &Mirror, newest: i64) -> ClusterMirror {
         watchers: mirror.metrics.watchers.get(),
         watch_events: mirror.metrics.watch_events.get(),
         watch_handovers: mirror.metrics.watch_handovers.get(),
+        watch_returns: mirror.metrics.watch_returns.get(),
         collections: mirror.collections().iter().map(|held| of_collection(held)).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use super::App;
 use crate::{handover, listener::Listener, telemetry::notify};
 use anyhow::Context;
-use std::{net::SocketAddr, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 impl App {
@@ -51,17 +51,7 @@ pub(super) async fn reach_etcd(listeners: &[Arc<Listener>]) -> anyhow::Result<()
     for listener in listeners {
         let topology = listener.edge().topology();
         let cluster = topology.default().cluster;
-        let healthy = async {
-            loop {
-                let mut changed = pin!(cluster.changed());
-                changed.as_mut().enable();
-                if cluster.is_healthy() {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        let reached = timeout(REACH_MAX, healthy).await;
+        let reached = timeout(REACH_MAX, cluster.healthy()).await;
         reached.with_context(|| format!("etcd cluster {:?} does not answer", &*cluster.name))?;
     }
     Ok(())

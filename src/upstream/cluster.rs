@@ -18,6 +18,7 @@ use crate::{
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -231,6 +232,18 @@ impl Cluster {
     /// Whether some member answers linearizable reads.
     pub fn is_healthy(&self) -> bool {
         self.members.iter().any(|member| member.state() == State::Healthy)
+    }
+
+    /// Resolves once it is.
+    pub async fn healthy(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_healthy() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Stands for the store: differs for every cluster that was started, and changes when another

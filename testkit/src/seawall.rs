@@ -34,7 +34,6 @@ pub struct SeawallProcess {
 pub struct SeawallBuilder {
     binary: Option<PathBuf>,
     listen: bool,
-    await_ready: bool,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
 }
@@ -64,13 +63,7 @@ impl SeawallBuilder {
         self
     }
 
-    /// Returns once it listens, for tests whose etcd is not there at the start.
-    pub fn without_ready(mut self) -> Self {
-        self.await_ready = false;
-        self
-    }
-
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until clients can connect, whether or not its etcd is there.
     pub async fn start(self) -> Result<SeawallProcess> {
         let binary = self.binary.or_else(|| env::var_os("SEAWALL_BIN").map(PathBuf::from));
         let path = binary.context(
@@ -85,20 +78,14 @@ impl SeawallBuilder {
         let program = Program { path, args, env: self.env };
         let (process, stderr) = Process::spawn_piped(&program, Stdio::piped())?;
         let log = Log::collect(stderr.context("stderr is a pipe")?);
-        let startup = log.startup(self.await_ready).await?;
+        let startup = log.startup().await?;
         Ok(SeawallProcess { process, log, startup })
     }
 }
 
 impl SeawallProcess {
     pub fn builder() -> SeawallBuilder {
-        SeawallBuilder {
-            binary: None,
-            listen: true,
-            await_ready: true,
-            args: Vec::new(),
-            env: Vec::new(),
-        }
+        SeawallBuilder { binary: None, listen: true, args: Vec::new(), env: Vec::new() }
     }
 
     /// Where a listener of this name serves. A setup by flags has the one called "main".
@@ -223,7 +210,7 @@ impl LogLine {
 struct Startup {
     listeners: BTreeMap<String, SocketAddr>,
     admin: Option<SocketAddr>,
-    ready: bool,
+    done: bool,
 }
 
 impl Startup {
@@ -236,15 +223,11 @@ impl Startup {
                     startup.listeners.insert(listener.to_owned(), address);
                 }
                 ("admin listening", _, Some(address)) => startup.admin = Some(address),
-                ("ready", ..) => startup.ready = true,
+                ("started", ..) => startup.done = true,
                 _ => {}
             }
         }
         startup
-    }
-
-    fn listens(&self) -> bool {
-        self.admin.is_some() && !self.listeners.is_empty()
     }
 }
 
@@ -285,11 +268,9 @@ impl Log {
         lines.into_iter().map(|line| format!("{}\n", Value::Object(line.0))).collect()
     }
 
-    async fn startup(&self, await_ready: bool) -> Result<Startup> {
-        let started = |lines: &[LogLine]| {
-            Some(Startup::of(lines)).filter(|s| s.ready || (!await_ready && s.listens()))
-        };
-        self.wait_for(START_DEADLINE, "it to be ready", started).await
+    async fn startup(&self) -> Result<Startup> {
+        let started = |lines: &[LogLine]| Some(Startup::of(lines)).filter(|startup| startup.done);
+        self.wait_for(START_DEADLINE, "it to start", started).await
     }
 
     /// Waits until `search` finds something in all lines so far.
@@ -328,25 +309,23 @@ mod tests {
 {"level":"INFO","message":"admin listening","address":"127.0.0.1:4003"}"#;
 
     /// A shell script in the place of the proxy.
-    async fn started(script: &str, await_ready: bool) -> Result<SeawallProcess> {
+    async fn started(script: &str) -> Result<SeawallProcess> {
         let dir = tempfile::tempdir()?;
         let binary = dir.path().join("seawall");
         std::fs::write(&binary, format!("#!/bin/sh\n{script}\n"))?;
         std::fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let builder = SeawallProcess::builder().binary(binary).args(["--upstream", "u"]);
-        let builder = if await_ready { builder } else { builder.without_ready() };
-        builder.start().await
+        SeawallProcess::builder().binary(binary).args(["--upstream", "u"]).start().await
     }
 
     #[test]
-    fn reads_addresses_and_readiness_from_the_log() -> Result<()> {
+    fn reads_addresses_from_the_log() -> Result<()> {
         let parse = |text: &str| text.trim().lines().map(LogLine::parse).collect::<Vec<_>>();
         let startup = Startup::of(&parse(STARTUP));
         assert_eq!(startup.listeners["main"], "127.0.0.1:4001".parse()?);
         assert_eq!(startup.listeners["events"], "[::1]:4002".parse()?);
         assert_eq!(startup.admin, Some("127.0.0.1:4003".parse()?));
-        assert!(startup.listens() && !startup.ready);
-        assert!(Startup::of(&parse(r#"{"message":"ready"}"#)).ready);
+        assert!(!startup.done);
+        assert!(Startup::of(&parse(r#"{"message":"started"}"#)).done);
         assert_eq!(Startup::of(&parse("thread 'main' panicked\n[]\n{\"a\":")), Startup::default());
         Ok(())
     }
@@ -357,10 +336,10 @@ mod tests {
             r#"trap 'echo "{{\"message\":\"reloaded\",\"what\":\"$*\"}}" >&2' HUP
             trap 'exit 3' TERM
             echo '{STARTUP}
-            {{"message":"ready"}}' >&2
+            {{"message":"started"}}' >&2
             while :; do sleep 0.05; done"#
         );
-        let seawall = started(&script, true).await?;
+        let seawall = started(&script).await?;
         assert_eq!(seawall.endpoint()?, "http://127.0.0.1:4001");
         assert_eq!(seawall.address("events")?, "[::1]:4002".parse()?);
         assert_eq!(seawall.admin()?, "127.0.0.1:4003".parse()?);
@@ -376,15 +355,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_start_without_an_upstream_need_not_be_ready() -> Result<()> {
-        let seawall = started(&format!("echo '{STARTUP}' >&2; exec sleep 1000"), false).await?;
-        assert_eq!(seawall.endpoint()?, "http://127.0.0.1:4001");
-        Ok(())
-    }
-
-    #[tokio::test]
     async fn a_start_that_fails_shows_the_log() {
-        let failed = started("echo 'error: no such file' >&2; exit 1", true).await;
+        let failed = started("echo 'error: no such file' >&2; exit 1").await;
         let text = format!("{:#}", failed.expect_err("it ended"));
         assert!(text.contains("error: no such file") && text.contains("seawall ended"), "{text}");
     }

@@ -15,6 +15,7 @@ mod operator;
 #[allow(dead_code)]
 #[path = "../abuse/raw.rs"]
 mod raw;
+mod reaching;
 mod reload;
 mod restart;
 mod stop;

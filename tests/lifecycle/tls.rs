@@ -177,7 +177,6 @@ async fn before_tls(cluster: &Cluster, ca: &Path, shown: &Identity) -> Result<Se
         .arg("--upstream-cacert", ca)
         .arg("--upstream-cert", &shown.cert)
         .arg("--upstream-key", &shown.key)
-        .without_ready()
         .start()
         .await
 }

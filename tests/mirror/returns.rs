@@ -1,12 +1,13 @@
 //! Watchers that etcd serves come back when memory can serve them.
 
 use crate::{
-    DEADLINE, Stage, twins,
+    DEADLINE, Stage, operator, twins,
     watches::{PODS, Watching, below},
 };
 use anyhow::{Context, Result, ensure};
 use seawall::etcd::proto::etcdserverpb::WatchCreateRequest;
 use seawall_testkit::{Binaries, Cluster, eventually};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
@@ -95,6 +96,9 @@ async fn a_watcher_that_was_never_in_memory_comes_there() -> Result<()> {
     ensure!(stage.watchers().await? == 0.0, "it is in memory");
     stage.switch("/protection/mirror?mode=enforce").await?;
     stage.until_returned(1).await?;
+    let (_, shown) = operator::get(stage.seawall.admin()?, "/mirror").await?;
+    let shown = serde_json::from_str::<Value>(&shown)?["clusters"]["main"].take();
+    ensure!(shown["watch_returns"] == 1, "the admin port says otherwise: {shown}");
     let last = kv.put(ONE, "last").await?.revision;
     let mut revisions = Vec::new();
     while revisions.last() != Some(&last) {

@@ -111,9 +111,9 @@ const showWatches = (clusters, calls) => {
   const rows = Object.entries(clusters).map(([name, mirror]) => {
     const events = perSecond("events " + name, mirror.watch_events);
     return { key: name, cells: [text(name), number(count(open(name))), number(count(mirror.watchers)), line(remember("events " + name, events)),
-      number(rate(events)), wide(number(count(mirror.watch_handovers)))] };
+      number(rate(events)), wide(number(count(mirror.watch_handovers))), wide(number(count(mirror.watch_returns)))] };
   });
-  table("watches", ["Cluster", "#Streams", "#Watchers from memory", "", "#Events/s", "-#Gone on at etcd"], rows, "none");
+  table("watches", ["Cluster", "#Streams", "#Watchers from memory", "", "#Events/s", "-#Gone on at etcd", "-#Come back"], rows, "none");
 };
 
 const showLoad = ({ prefixes, clients, shapes, objects }) => {

@@ -38,7 +38,7 @@ func startSeawall(t testing.TB, args ...string) *Seawall {
 	return s
 }
 
-// Start starts Seawall at its address and waits until it is ready.
+// Start starts Seawall at its address and waits until clients can connect.
 func (s *Seawall) Start(t testing.TB) {
 	t.Helper()
 	bin, err := seawallBinary()
@@ -51,13 +51,13 @@ func (s *Seawall) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	select {
-	case <-watch.ready:
+	case <-watch.started:
 		s.Address, s.Admin = watch.address("main"), watch.address("admin")
 	case <-s.ended:
-		t.Fatalf("Seawall ended before it was ready:\n%s", s.tail())
+		t.Fatalf("Seawall ended before it had started:\n%s", s.tail())
 	case <-time.After(Patience):
 		s.kill()
-		t.Fatalf("Seawall was not ready after %s:\n%s", Patience, s.tail())
+		t.Fatalf("Seawall had not started after %s:\n%s", Patience, s.tail())
 	}
 }
 
@@ -89,15 +89,15 @@ func (s *Seawall) report(t testing.TB) {
 
 // A startWatch reads the log lines Seawall writes while it starts.
 type startWatch struct {
-	ready chan struct{} // closed when Seawall says that it is ready
-	once  sync.Once
+	started chan struct{} // closed when Seawall says that it has
+	once    sync.Once
 
 	mu        sync.Mutex        // guards addresses
 	addresses map[string]string // by the name of the listener
 }
 
 func newStartWatch() *startWatch {
-	return &startWatch{ready: make(chan struct{}), addresses: map[string]string{}}
+	return &startWatch{started: make(chan struct{}), addresses: map[string]string{}}
 }
 
 func (w *startWatch) line(text string) {
@@ -111,8 +111,8 @@ func (w *startWatch) line(text string) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.addresses[event.Listener] = event.Address
-	case "ready":
-		w.once.Do(func() { close(w.ready) })
+	case "started":
+		w.once.Do(func() { close(w.started) })
 	}
 }
 
