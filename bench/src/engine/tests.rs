@@ -1,5 +1,5 @@
 use super::*;
-use crate::{result::FORMAT, scenario::builtins};
+use crate::{measure::Group, result::FORMAT, scenario::builtins};
 use anyhow::Context;
 use seawall_testkit::Binaries;
 
@@ -79,6 +79,11 @@ async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
             let figures = second.part(&workload.name).context("it was measured")?;
             assert!(figures.operations > 0, "{} did nothing", workload.name);
         }
+        let cost = |group| second.costs.get(&group).context("it runs");
+        let (etcd, client) = (cost(Group::Etcd)?.wire, cost(Group::Client)?.wire);
+        let (etcd, client) = etcd.zip(client).context("the kernel tells")?;
+        assert!(etcd.sent_bytes > etcd.received_bytes && etcd.received_bytes > 0, "{etcd:?}");
+        assert!(client.received_bytes > client.sent_bytes, "{client:?}");
         let heard = |name| second.part(name).map(|figures| figures.operations);
         assert!(heard("watchers") > Some(0) && heard("slow") > Some(0), "{second:?}");
         // On a slow machine they are through with it only after the phase.
