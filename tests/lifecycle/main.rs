@@ -15,6 +15,7 @@ mod operator;
 #[allow(dead_code)]
 #[path = "../abuse/raw.rs"]
 mod raw;
+mod record;
 mod reload;
 mod restart;
 mod stop;

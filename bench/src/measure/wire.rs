@@ -179,8 +179,8 @@ mod tests {
         let listener = TcpListener::bind(bind)?;
         let mut one = TcpStream::connect(listener.local_addr()?)?;
         let (mut other, _) = listener.accept()?;
-        let writes = std::thread::spawn(move || one.write_all(&[7; BYTES]).map(|()| one));
-        other.read_exact(&mut [0; BYTES])?;
+        let writes = std::thread::spawn(move || one.write_all(&vec![7; BYTES]).map(|()| one));
+        other.read_exact(&mut vec![0; BYTES])?;
         let one = writes.join().expect("it does not panic")?;
         Ok((one, other))
     }
