@@ -255,7 +255,15 @@ fn explain_tries_rules_on_a_record() {
             r#"{{"at_us":{at_us},"method":"Range","shape":"list","class":"heavy_list","key":"/registry/pods/","range_end":"/registry/pods0","client":"inventory","address":"10.0.0.9","code":"Ok","keys":10,"bytes":100,"took_us":10}}"#
         )
     };
-    let lines: Vec<_> = (0..30).map(call).collect();
+    let mut lines: Vec<_> = (0..30).map(call).collect();
+    // Somebody else watched for nine seconds.
+    let watch = r#""method":"Watch","shape":"watch","class":"watch","watch":1,"stream":1"#;
+    lines.push(format!(
+        r#"{{"at_us":0,{watch},"key":"/registry/pods/","range_end":"/registry/pods0","client":"viewer","address":"10.0.0.8","code":"Ok","keys":1,"bytes":40,"took_us":0}}"#
+    ));
+    lines.push(format!(
+        r#"{{"at_us":9000000,{watch},"ended":true,"keys":0,"bytes":0,"took_us":9000000}}"#
+    ));
     let trace = file("trace.jsonl", &lines.join("\n"));
     let config = file(
         "trace.yaml",
@@ -273,7 +281,7 @@ protection:
     };
     let done = explain(&trace);
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    assert!(done.stdout.starts_with("30 calls of 1 clients in 2.9 s\n"), "{}", done.stdout);
+    assert!(done.stdout.starts_with("31 calls of 2 clients in 2.9 s\n"), "{}", done.stdout);
     for name in ["inventory", "list"] {
         let row = format!("{name:<32}        30        15      1000ms         6\n");
         assert!(done.stdout.contains(&row), "{}", done.stdout);

@@ -10,11 +10,13 @@ mod sketch;
 mod slow;
 mod top;
 mod trace;
+mod watches;
 mod window;
 
 pub use config::Config;
 pub use top::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking, Top};
 pub use trace::{TraceConfig, TraceLine, read_trace};
+pub use watches::StreamRecord;
 pub use window::Window;
 
 use crate::{
@@ -47,6 +49,8 @@ pub struct Observation<'a> {
     pub range: Option<&'a KeyRange>,
     /// Of the largest value that it writes.
     pub value_bytes: u64,
+    /// How many keys it reads at most; 0 without a limit.
+    pub limit: u64,
     pub shape: Shape,
     pub class: Class,
     pub method: &'static str,
@@ -71,6 +75,7 @@ impl<'a> Observation<'a> {
             place: &subject.place,
             range: subject.keys.as_ref(),
             value_bytes: subject.value_size,
+            limit: 0,
             shape: subject.shape,
             class: subject.class,
             method: subject.method.map_or("unknown", Method::name),

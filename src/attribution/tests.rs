@@ -41,6 +41,7 @@ impl Scene {
             place,
             range: None,
             value_bytes: 0,
+            limit: 0,
             shape: Shape::List,
             class: Class::HeavyList,
             method: "Range",

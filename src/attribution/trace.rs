@@ -2,7 +2,10 @@
 //! shapes and keys, or hashes of keys, and never values.
 
 use super::Observation;
-use crate::etcd::key_range::KeyRange;
+use crate::{
+    admission::{Class, Shape},
+    etcd::{key_range::KeyRange, method::Method},
+};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -12,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -29,11 +32,11 @@ pub struct TraceConfig {
     pub hash_keys: bool,
 }
 
-/// A line of the record.
+/// A line of the record: a call that has ended, a watch that was created, or the end of a watch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TraceLine {
-    /// When the call arrived, in microseconds after recording began.
+    /// When the call arrived or the watch ended, in microseconds after recording began.
     pub at_us: u64,
     pub method: String,
     pub shape: String,
@@ -46,9 +49,27 @@ pub struct TraceLine {
     /// Of the largest value that it writes.
     #[serde(skip_serializing_if = "is_zero")]
     pub value_bytes: u64,
+    /// How many keys a page is to hold.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub limit: u64,
+    /// The number of a watch, from 1 on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub watch: u64,
+    /// The number of the first watch on the stream of this one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stream: u64,
+    /// How many revisions of the past a watch begins with; none if it begins now.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub past_revisions: u64,
+    /// Set in the second line of a watch, where `took_us` is how long it lasted.
+    #[serde(skip_serializing_if = "is_false")]
+    pub ended: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub client: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub address: String,
     /// What came back.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
     pub keys: u64,
     pub bytes: u64,
@@ -57,6 +78,10 @@ pub struct TraceLine {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Calls that wait to be written. One that finds no room is not recorded and counted.
@@ -71,6 +96,8 @@ pub(super) struct Trace {
     dropped: Counter,
     /// Of names, if they are to be hashed.
     hasher: Option<RandomState>,
+    /// How many watches were numbered.
+    watches: AtomicU64,
 }
 
 impl Trace {
@@ -92,33 +119,81 @@ impl Trace {
         })?;
         tracing::info!(file = %config.file.display(), "trace: recording");
         let hasher = config.hash_keys.then(RandomState::new);
-        Ok(Self { lines, ended, dropped, hasher })
+        Ok(Self { lines, ended, dropped, hasher, watches: AtomicU64::new(0) })
     }
 
     /// `age` is the time since the process began to record.
     pub(super) fn record(&self, age: Duration, seen: &Observation<'_>) {
         // A stream carries many requests, and none of them is this one.
-        if seen.stream || self.ended.load(Relaxed) {
-            return;
+        if !seen.stream && !self.has_ended() {
+            self.write(self.line(age.saturating_sub(seen.took), seen));
         }
+    }
+
+    /// Another one with each call, from 1 on.
+    pub(super) fn number(&self) -> u64 {
+        self.watches.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A watch of this stream and number is created.
+    pub(super) fn record_watch(
+        &self,
+        age: Duration,
+        seen: &Observation<'_>,
+        (stream, watch): (u64, u64),
+        past_revisions: u64,
+    ) {
+        if !self.has_ended() {
+            self.write(TraceLine { stream, watch, past_revisions, ..self.line(age, seen) });
+        }
+    }
+
+    /// It has ended after this time.
+    pub(super) fn record_end(&self, age: Duration, (stream, watch): (u64, u64), took: Duration) {
+        if !self.has_ended() {
+            self.write(TraceLine {
+                at_us: age.as_micros() as u64,
+                method: Method::Watch.name().to_owned(),
+                shape: Shape::Watch.as_str().to_owned(),
+                class: Class::Watch.as_str().to_owned(),
+                stream,
+                watch,
+                ended: true,
+                took_us: took.as_micros() as u64,
+                ..TraceLine::default()
+            });
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
+    fn write(&self, line: TraceLine) {
+        if self.lines.try_send(line).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// `at` is when it arrived.
+    fn line(&self, at: Duration, seen: &Observation<'_>) -> TraceLine {
         let (key, range_end) = seen.range.map(|range| self.names(range, seen)).unwrap_or_default();
-        let line = TraceLine {
-            at_us: age.saturating_sub(seen.took).as_micros() as u64,
+        TraceLine {
+            at_us: at.as_micros() as u64,
             method: seen.method.to_owned(),
             shape: seen.shape.as_str().to_owned(),
             class: seen.class.as_str().to_owned(),
             key,
             range_end,
             value_bytes: seen.value_bytes,
+            limit: seen.limit,
             client: seen.client.name.to_string(),
             address: seen.client.address.to_string(),
             code: format!("{:?}", seen.code),
             keys: seen.keys,
             bytes: seen.bytes,
             took_us: seen.took.as_micros() as u64,
-        };
-        if self.lines.try_send(line).is_err() {
-            self.dropped.inc();
+            ..TraceLine::default()
         }
     }
 
@@ -192,6 +267,22 @@ pub fn read_trace(path: &Path, text: &str) -> Result<Vec<TraceLine>, String> {
     let mut lines = parsed.collect::<Result<Vec<TraceLine>, _>>()?;
     lines.sort_by_key(|line| line.at_us);
     Ok(lines)
+}
+
+#[cfg(test)]
+impl Trace {
+    /// One whose lines are not written anywhere.
+    pub(super) fn fixture() -> (Self, Receiver<TraceLine>) {
+        let (lines, queue) = sync_channel(QUEUE_MAX);
+        let trace = Self {
+            lines,
+            ended: Arc::default(),
+            dropped: Counter::default(),
+            hasher: None,
+            watches: AtomicU64::new(0),
+        };
+        (trace, queue)
+    }
 }
 
 #[cfg(test)]

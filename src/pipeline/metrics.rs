@@ -259,6 +259,8 @@ pub struct Account {
     pub cluster: Arc<str>,
     pub subject: Subject,
     pub request_bytes: usize,
+    /// How many keys it reads at most; 0 without a limit.
+    pub limit: u64,
     /// What the call has cost etcd, if that is not to be told from its answer.
     pub cost: Option<Cost>,
     /// Time it stood in queues.
@@ -331,7 +333,7 @@ impl Record {
     }
 
     fn put_down(&self, account: &Account, code: Code) {
-        let Account { attribution, worker, cluster, subject, request_bytes, cost, waited } =
+        let Account { attribution, worker, cluster, subject, request_bytes, limit, cost, waited } =
             account;
         let cost = cost.unwrap_or(Cost { keys: 1, bytes: self.bytes });
         attribution.observe(
@@ -341,6 +343,7 @@ impl Record {
                 bytes: self.bytes + *request_bytes as u64,
                 took: self.started.elapsed(),
                 waited: *waited,
+                limit: *limit,
                 stream: self.is_stream(),
                 ..Observation::of(cluster, subject, cost)
             },

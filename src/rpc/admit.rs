@@ -31,6 +31,16 @@ pub(super) async fn in_turn<T>(
     work.await
 }
 
+/// One request of a stream, as it is put down to its client and place.
+pub(super) fn one_of_stream<'a>(
+    cluster: &'a Arc<str>,
+    subject: &'a Subject,
+    request: &Message,
+) -> Observation<'a> {
+    let cost = Cost { keys: 1, bytes: request.framed().len() as u64 };
+    Observation::of(cluster, subject, cost)
+}
+
 impl Context {
     /// The call as protections see it.
     pub(super) fn subject(
@@ -72,6 +82,7 @@ impl Context {
             cluster: Arc::clone(&placed.cluster.name),
             subject: subject.clone(),
             request_bytes: request.framed().len(),
+            limit: 0,
             cost: None,
             waited: Duration::ZERO,
         });
@@ -97,8 +108,7 @@ impl Context {
 
     /// Puts one request of a stream down to its client and place, since the stream may never end.
     pub(super) fn attribute_one(&self, cluster: &Arc<str>, subject: &Subject, request: &Message) {
-        let cost = Cost { keys: 1, bytes: request.framed().len() as u64 };
-        let seen = Observation::of(cluster, subject, cost);
+        let seen = one_of_stream(cluster, subject, request);
         self.edge.attribution.observe(self.call.worker, &seen);
     }
 

@@ -43,6 +43,7 @@ pub(super) async fn range(
             let subject = context.subject(method, kind, Some(keys), 0);
             let default = context.topology.default();
             context.attribute(&default, &subject, &message, &mut responder);
+            note_limit(&request, &mut responder);
             let mut permit = match context.enter(&default, &subject, &mut responder).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
@@ -54,6 +55,7 @@ pub(super) async fn range(
     };
     let subject = context.subject(method, kind, Some(keys), 0);
     context.attribute(&placed, &subject, &message, &mut responder);
+    note_limit(&request, &mut responder);
     let plan = match context.plan(&placed, &subject, &mut responder).await {
         Ok(Ok(plan)) => plan,
         Ok(Err(error)) => return responder.status(&status::of(&error)),
@@ -77,6 +79,13 @@ pub(super) async fn range(
     match shared {
         true => asked.share(request, responder).await,
         false => asked.forward(responder).await,
+    }
+}
+
+/// For the record of calls.
+fn note_limit(request: &RangeRequest, responder: &mut Responder) {
+    if let Some(account) = responder.record.account() {
+        account.limit = u64::try_from(request.limit).unwrap_or_default();
     }
 }
 

@@ -16,6 +16,7 @@ mod operator;
 #[path = "../abuse/raw.rs"]
 mod raw;
 mod reaching;
+mod record;
 mod reload;
 mod restart;
 mod stop;

@@ -1,13 +1,14 @@
 use super::{endpoints::Certification, interrupted};
 use crate::{
     client::Dial,
-    replay::{Manner, Replayed, read, replay},
+    measure::Figures,
+    replay::{Manner, Outcome, Replayed, Watched, read, replay},
     report::number,
 };
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 #[derive(Args, Debug)]
 pub(super) struct Replay {
@@ -40,27 +41,33 @@ impl Replay {
         let manner = Manner { speed: self.speed, writes: self.write };
         let bar = ProgressBar::new_spinner().with_message(format!("{} calls", calls.len()));
         bar.enable_steady_tick(Duration::from_millis(200));
-        let (replayed, left_out) = tokio::select! {
+        let outcome = tokio::select! {
             replayed = Box::pin(replay(calls, &dial, manner)) => replayed?,
             ended = interrupted() => return ended.map(|()| ExitCode::FAILURE),
         };
         bar.finish_and_clear();
-        print(&replayed, &left_out);
-        let failed = replayed.iter().any(|each| !each.figures.errors.is_empty());
+        print(&outcome);
+        let figures = outcome.shapes.iter().map(|each| &each.figures);
+        let mut figures = figures.chain(outcome.watched.as_ref().map(|watched| &watched.figures));
+        let failed = figures.any(|figures| !figures.errors.is_empty());
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
-fn print(replayed: &[Replayed], left_out: &BTreeMap<String, usize>) {
+fn print(Outcome { shapes, watched, left_out }: &Outcome) {
     println!("| shape | calls | p50 ms then | p50 ms now | p99 ms then | p99 ms now | errors |");
     println!("|---|---|---|---|---|---|---|");
-    for Replayed { shape, recorded_ms: [p50, p99], figures } in replayed {
-        let calls = figures.operations + figures.error_count();
-        let [p50, now_p50, p99, now_p99] = [*p50, figures.p50_ms, *p99, figures.p99_ms].map(number);
-        let errors = figures.error_count();
-        println!("| {shape} | {calls} | {p50} | {now_p50} | {p99} | {now_p99} | {errors} |");
+    for Replayed { shape, recorded_ms, figures } in shapes {
+        print_row(shape, recorded_ms.map(number), figures);
     }
-    for Replayed { shape, figures, .. } in replayed {
+    if let Some(Watched { figures, events }) = watched {
+        // A record says how long watches lasted, and not how long it took to create them.
+        print_row("watch", ["–", "–"].map(str::to_owned), figures);
+        println!("\n- {events} events came to those who watched");
+    }
+    let watches = watched.iter().map(|watched| ("watch", &watched.figures));
+    let shapes = shapes.iter().map(|each| (&*each.shape, &each.figures));
+    for (shape, figures) in shapes.chain(watches) {
         for (reason, count) in &figures.errors {
             println!("- {shape}: {count} × {reason}");
         }
@@ -68,4 +75,11 @@ fn print(replayed: &[Replayed], left_out: &BTreeMap<String, usize>) {
     for (shape, count) in left_out {
         println!("- {count} of shape {shape} were left out");
     }
+}
+
+fn print_row(shape: &str, [p50, p99]: [String; 2], figures: &Figures) {
+    let errors = figures.error_count();
+    let calls = figures.operations + errors;
+    let [now_p50, now_p99] = [figures.p50_ms, figures.p99_ms].map(number);
+    println!("| {shape} | {calls} | {p50} | {now_p50} | {p99} | {now_p99} | {errors} |");
 }

@@ -2,12 +2,13 @@ use super::Connection;
 use anyhow::{Context, Result, ensure};
 use http::uri::{Authority, Scheme};
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use std::{
+    io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -73,7 +74,8 @@ impl Dial {
             Some(Tls(config)) => {
                 let name = ServerName::try_from(authority.host().to_owned())?;
                 let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector.connect(name, stream).await.with_context(connecting)?;
+                let stream = connector.connect(name, stream).await;
+                let stream = stream.map_err(explained).with_context(connecting)?;
                 Connection::over(stream, Scheme::HTTPS, authority.clone()).await
             }
         }
@@ -82,10 +84,10 @@ impl Dial {
 
 impl Tls {
     fn of(certificates: &Certificates) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
         let ca = certificates.ca.as_ref().context("https needs --ca")?;
-        for certificate in CertificateDer::pem_file_iter(ca)? {
-            roots.add(certificate?)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in chain(ca)? {
+            roots.add(certificate).with_context(|| format!("reading {}", ca.display()))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -94,14 +96,37 @@ impl Tls {
         let mut config = match &certificates.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain = CertificateDer::pem_file_iter(certificate)?;
-                let chain = chain.collect::<Result<Vec<_>, _>>()?;
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
+                let named = || format!("reading {}", key.display());
+                let private = PrivateKeyDer::from_pem_file(key).with_context(named)?;
+                builder.with_client_auth_cert(chain(certificate)?, private).with_context(named)?
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self(Arc::new(config)))
     }
+}
+
+/// All certificates of a file, of which there is at least one.
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let reading = || format!("reading {}", file.display());
+    let chain = CertificateDer::pem_file_iter(file).with_context(reading)?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().with_context(reading)?;
+    ensure!(!chain.is_empty(), "there is no certificate in {}", file.display());
+    Ok(chain)
+}
+
+/// rustls' words do not say which flag to look at.
+fn explained(error: io::Error) -> anyhow::Error {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let is_strange = match cause {
+        // An authority of the same name has another key.
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            matches!(why, CertificateError::UnknownIssuer | CertificateError::BadSignature)
+        }
+        _ => false,
+    };
+    let error = anyhow::Error::from(error);
+    if is_strange { error.context("its certificate is not of --ca") } else { error }
 }
 
 impl std::fmt::Debug for Tls {

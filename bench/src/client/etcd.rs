@@ -208,6 +208,14 @@ pub(crate) struct DefragmentResponse {
 pub(crate) struct WatchRequest {
     #[prost(message, optional, tag = "1")]
     pub(crate) create_request: Option<WatchCreateRequest>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) cancel_request: Option<WatchCancelRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WatchCancelRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) watch_id: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

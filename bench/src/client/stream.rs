@@ -54,8 +54,11 @@ impl Stream {
     }
 
     async fn answers(&mut self) -> Result<&mut RecvStream, Failure> {
-        if let Some(head) = self.head.take() {
-            let (head, answers) = head.await?.into_parts();
+        // It stays where it is for whoever stops to wait and comes again.
+        if let Some(head) = &mut self.head {
+            let answered = head.await;
+            self.head = None;
+            let (head, answers) = answered?.into_parts();
             if head.status != StatusCode::OK {
                 return Err(Failure::Http(head.status.as_u16()));
             }

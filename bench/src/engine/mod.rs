@@ -16,7 +16,7 @@ pub(crate) use stage::Stage;
 
 use crate::{
     data::DataSet,
-    measure::ensure_memory,
+    measure::{ensure_memory, ensure_wire},
     result::{Results, Sample},
     scenario::{Ask, Scenario, Storage},
     target::{Programs, Subject, Target},
@@ -43,6 +43,9 @@ pub(crate) struct Plan {
 
 /// Measures everything, and puts each sample into the results as soon as it is there.
 pub(crate) async fn run(plan: &Plan, results: &mut Results) -> Result<()> {
+    if let Err(error) = ensure_wire() {
+        results.notes.push(format!("Bytes on the wire are left out: {error:#}"));
+    }
     let bars = MultiProgress::new();
     let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}")?;
     let samples = plan.scenarios.len() * plan.rounds * plan.subjects.len();

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 impl Gauge {
     pub(super) fn new(peer: Option<u32>) -> Self {
-        Self { meter: Meter::default(), peer }
+        Self { meter: Meter::new(), peer }
     }
 
     fn processes(&self, stage: &Stage) -> Vec<(Group, u32)> {
@@ -41,6 +41,10 @@ impl Gauge {
 
     fn read(&mut self, stage: &Stage) -> Result<Reading> {
         self.meter.read(&self.processes(stage))
+    }
+
+    fn glance(&mut self, stage: &Stage) -> Result<Reading> {
+        self.meter.glance(&self.processes(stage))
     }
 }
 
@@ -110,7 +114,7 @@ impl Clock<'_> {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 _ = ticks.tick() => {
-                    let now = self.gauge.read(self.stage)?;
+                    let now = self.gauge.glance(self.stage)?;
                     sample.usage.push(usage(&now, &last, self.epoch));
                     last = now;
                 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     data::Resource,
-    measure::{Apart, Group},
+    measure::Apart,
     operation::Ground,
     result::Sample,
     scenario::{Ask, Scenario},
@@ -46,8 +46,6 @@ pub(super) async fn sample(
         usage: Vec::new(),
     };
     company.warm_up(scenario).await?;
-    let mut processes = stage.etcd_processes();
-    processes.extend(running.peer_pid().map(|pid| (Group::Peer, pid)));
     let mut clock = Clock { stage, epoch: Instant::now(), gauge: Gauge::new(running.peer_pid()) };
     company.audiences.iter().for_each(|audience| {
         // What was heard of the warm-up does not count.

@@ -1,7 +1,9 @@
 use super::*;
-use crate::{result::FORMAT, scenario::builtins};
+use crate::{
+    client::Certificates, measure::Group, result::FORMAT, scenario::builtins, target::Endpoint,
+};
 use anyhow::Context;
-use seawall_testkit::Binaries;
+use seawall_testkit::{Binaries, Cluster, Identity, Pki};
 
 /// All kinds of workloads, watchers and steps that one member bears, in two short phases.
 const SMALL: &str = "
@@ -55,18 +57,22 @@ fn plan(scenario: Scenario) -> Result<Plan> {
     })
 }
 
-/// At etcd itself, which answers rightly: whatever the harness finds wrong there is its own mistake.
-#[tokio::test]
-async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
-    let plan = plan(Scenario::parse("small", "small.yaml", SMALL)?)?;
-    let mut results = Results {
+fn results(plan: &Plan) -> Results {
+    Results {
         format: FORMAT,
         environment: Default::default(),
         notes: Vec::new(),
         failures: Vec::new(),
         scenarios: plan.scenarios.clone(),
         samples: Vec::new(),
-    };
+    }
+}
+
+/// At etcd itself, which answers rightly: whatever the harness finds wrong there is its own mistake.
+#[tokio::test]
+async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
+    let plan = plan(Scenario::parse("small", "small.yaml", SMALL)?)?;
+    let mut results = results(&plan);
     Box::pin(run(&plan, &mut results)).await?;
     assert!(results.is_clean(), "{:?} {:?}", results.failures, results.samples);
     assert_eq!(results.samples.len(), 2);
@@ -79,6 +85,11 @@ async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
             let figures = second.part(&workload.name).context("it was measured")?;
             assert!(figures.operations > 0, "{} did nothing", workload.name);
         }
+        let cost = |group| second.costs.get(&group).context("it runs");
+        let (etcd, client) = (cost(Group::Etcd)?.wire, cost(Group::Client)?.wire);
+        let (etcd, client) = etcd.zip(client).context("the kernel tells")?;
+        assert!(etcd.sent_bytes > etcd.received_bytes && etcd.received_bytes > 0, "{etcd:?}");
+        assert!(client.received_bytes > client.sent_bytes, "{client:?}");
         let heard = |name| second.part(name).map(|figures| figures.operations);
         assert!(heard("watchers") > Some(0) && heard("slow") > Some(0), "{second:?}");
         // On a slow machine they are through with it only after the phase.
@@ -93,6 +104,72 @@ async fn etcd_itself_is_found_right_and_everything_is_measured() -> Result<()> {
     let json = serde_json::to_string(&results)?;
     let again: Results = serde_json::from_str(&json)?;
     assert_eq!(again.samples.len(), 2);
+    Ok(())
+}
+
+const TINY: &str = "
+title: A read and a watch
+story: It is short.
+data: {pods: {count: 20, bytes: 400}}
+phases: [{name: all, lasts: 300ms}]
+workloads:
+  - {name: gets, ask: {get: {of: pods}}, load: {in_flight: 1}}
+  - {name: updates, ask: {update: {of: pods}}, load: {in_flight: 1}}
+watchers:
+  - {name: watchers, of: pods, count: 1, streams: 1}
+headlines:
+  - {says: Reads, of: gets, phase: all, figure: p99_ms}
+";
+
+/// Measures an etcd that runs already as `--endpoint`, `--ca`, `--cert` and `--key` say.
+async fn measured(cluster: &Cluster, certificates: Certificates) -> Result<Results> {
+    let scenario = Scenario::parse("tiny", "tiny.yaml", TINY)?;
+    let endpoint = format!("etcd={}", cluster.endpoints().join(","));
+    let endpoint = Endpoint::parse(&endpoint, &certificates)?;
+    let subjects = vec![Subject::Endpoint(endpoint)];
+    let plan = Plan { programs: None, subjects, rounds: 1, ..plan(scenario)? };
+    let mut results = results(&plan);
+    Box::pin(run(&plan, &mut results)).await?;
+    Ok(results)
+}
+
+#[tokio::test]
+async fn an_etcd_with_tls_is_measured_by_who_shows_and_knows_certificates() -> Result<()> {
+    let (pki, other) = (Pki::new()?, Pki::new()?);
+    let cluster = Cluster::builder().tls(&pki).client_cert_auth().start().await?;
+    let Identity { cert, key } = pki.client("bench")?;
+    let identity = Some((cert, key));
+    let distrusting = Certificates { ca: Some(other.ca()), identity: identity.clone() };
+    let failed = measured(&cluster, distrusting).await?.failures.join("\n");
+    let address = cluster.member(0).address();
+    let expected = format!("tiny: connecting to {address}: its certificate is not of --ca: ");
+    assert!(failed.starts_with(&expected), "{failed}");
+
+    let results = measured(&cluster, Certificates { ca: Some(pki.ca()), identity }).await?;
+    assert!(results.is_clean(), "{:?} {:?}", results.failures, results.samples);
+    let sample = results.samples.first().context("it was measured")?;
+    let all = sample.phase("all").context("it was measured")?;
+    for part in ["gets", "updates", "watchers"] {
+        assert!(all.part(part).is_some_and(|figures| figures.operations > 0), "{part}: {all:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn certificates_that_are_not_there_are_named() -> Result<()> {
+    let pki = Pki::new()?;
+    let missing = std::path::PathBuf::from("/nowhere/ca.crt");
+    let error = |ca| {
+        let certificates = Certificates { ca, identity: None };
+        let parsed = Endpoint::parse("etcd=https://127.0.0.1:1", &certificates);
+        parsed.err().map(|error| format!("{error:#}")).unwrap_or_default()
+    };
+    assert_eq!(error(None), "endpoint etcd: https needs --ca");
+    assert!(error(Some(missing)).starts_with("endpoint etcd: reading /nowhere/ca.crt: "));
+    // A key is no certificate.
+    let key = pki.server()?.key;
+    let expected = format!("endpoint etcd: there is no certificate in {}", key.display());
+    assert_eq!(error(Some(key)), expected);
     Ok(())
 }
 

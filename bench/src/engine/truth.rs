@@ -59,7 +59,7 @@ impl Truth {
         };
         let connection = dial.open(0).await?;
         let mut stream = connection.stream(etcd::WATCH).await?;
-        stream.send(&WatchRequest { create_request: Some(request) })?;
+        stream.send(&WatchRequest { create_request: Some(request), cancel_request: None })?;
         let created: WatchResponse = stream.next().await.context("watching etcd itself")?;
         if !created.created || created.canceled {
             bail!("etcd does not let its keys be watched");

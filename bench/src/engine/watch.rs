@@ -245,7 +245,8 @@ impl Follower {
         let mut stream = connection.stream(etcd::WATCH).await?;
         let mut ids = HashMap::new();
         for place in self.places.clone() {
-            stream.send(&WatchRequest { create_request: Some(self.create(place)) })?;
+            let create_request = Some(self.create(place));
+            stream.send(&WatchRequest { create_request, cancel_request: None })?;
             // As clientv3 does it: one after the other.
             while !ids.values().any(|known| *known == place) {
                 self.message(&mut stream, &mut ids, Some(place)).await?;

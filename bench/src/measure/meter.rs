@@ -1,3 +1,4 @@
+use super::wire::{Traffic, Wire};
 use anyhow::{Context, Result, ensure};
 use procfs::{Current, CurrentSI};
 use seawall_testkit::Usage;
@@ -5,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, process, time::Duration};
 use tokio::time::Instant;
 
-/// Whose processor time and memory are read from /proc.
+/// Whose processor time, memory and sockets the kernel is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Group {
@@ -25,6 +26,8 @@ pub(crate) struct Cost {
     pub(crate) rss_peak_bytes: u64,
     /// What it had written to disks.
     pub(crate) disk_bytes: u64,
+    /// None if the kernel does not tell.
+    pub(crate) wire: Option<Traffic>,
 }
 
 /// What all groups have used at one time.
@@ -44,21 +47,57 @@ struct Used {
     rss_bytes: u64,
     peak_bytes: u64,
     disk_bytes: u64,
+    wire: Option<Traffic>,
 }
 
 /// Reads again and again what processes use. One that ended keeps what it used, and one that was
 /// started again adds to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Meter {
     seen: BTreeMap<(Group, u32), Used>,
+    /// None where the kernel does not tell.
+    wire: Option<Wire>,
+    /// How long it took to look at all sockets.
+    wire_took: Duration,
 }
 
+/// What looking at sockets may take twice a second: a hundredth of a core.
+const WIRE_QUICK: Duration = Duration::from_millis(5);
+
 impl Meter {
+    /// Without sockets where [`ensure_wire`] fails, and says why.
+    pub(crate) fn new() -> Self {
+        let wire = ensure_wire().is_ok().then(Wire::default);
+        Self { seen: BTreeMap::new(), wire, wire_took: Duration::ZERO }
+    }
+
     /// `processes` are those that run now; the client is always among them.
     pub(crate) fn read(&mut self, processes: &[(Group, u32)]) -> Result<Reading> {
-        let client = (Group::Client, process::id());
+        let processes = with_client(processes);
+        self.look_at_sockets(&processes)?;
+        self.look_at_processes(&processes)
+    }
+
+    /// Between two readings: the sockets are as they were if it takes long to look at them.
+    pub(crate) fn glance(&mut self, processes: &[(Group, u32)]) -> Result<Reading> {
+        let processes = with_client(processes);
+        if self.wire_took <= WIRE_QUICK {
+            self.look_at_sockets(&processes)?;
+        }
+        self.look_at_processes(&processes)
+    }
+
+    fn look_at_sockets(&mut self, processes: &[(Group, u32)]) -> Result<()> {
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        let begin = Instant::now();
+        wire.read(processes)?;
+        self.wire_took = begin.elapsed();
+        Ok(())
+    }
+
+    fn look_at_processes(&mut self, processes: &[(Group, u32)]) -> Result<Reading> {
         let mut groups: BTreeMap<Group, Used> = BTreeMap::new();
-        for &(group, pid) in processes.iter().chain([&client]) {
+        for &(group, pid) in processes {
             // One that has just ended used what was read of it before.
             if let Ok(used) = Used::of(pid) {
                 self.seen.insert((group, pid), used);
@@ -71,6 +110,12 @@ impl Meter {
             let total = groups.entry(group).or_default();
             total.cpu += used.cpu;
             total.disk_bytes += used.disk_bytes;
+        }
+        if let Some(wire) = &self.wire {
+            let totals = wire.totals();
+            for (group, used) in &mut groups {
+                used.wire = Some(totals.get(group).copied().unwrap_or_default());
+            }
         }
         Ok(Reading { at: Instant::now(), groups, machine: machine()?, threads: threads()? })
     }
@@ -85,8 +130,18 @@ impl Used {
     fn of(pid: u32) -> Result<Self> {
         let Usage { cpu, rss_bytes, peak_rss_bytes, .. } = Usage::of(pid)?;
         let io = procfs::process::Process::new(pid.try_into()?)?.io()?;
-        Ok(Self { cpu, rss_bytes, peak_bytes: peak_rss_bytes, disk_bytes: io.write_bytes })
+        Ok(Self {
+            cpu,
+            rss_bytes,
+            peak_bytes: peak_rss_bytes,
+            disk_bytes: io.write_bytes,
+            wire: None,
+        })
     }
+}
+
+fn with_client(processes: &[(Group, u32)]) -> Vec<(Group, u32)> {
+    processes.iter().copied().chain([(Group::Client, process::id())]).collect()
 }
 
 impl Reading {
@@ -112,6 +167,7 @@ impl Reading {
             rss_before_bytes: then.rss_bytes,
             rss_peak_bytes: now.peak_bytes,
             disk_bytes: now.disk_bytes.saturating_sub(then.disk_bytes),
+            wire: now.wire.map(|wire| wire.since(then.wire.unwrap_or_default())),
         })
     }
 
@@ -172,6 +228,11 @@ pub(crate) fn ensure_memory(wanted_mib: u64) -> Result<()> {
     Ok(())
 }
 
+/// Whether the kernel tells what sockets carry.
+pub(crate) fn ensure_wire() -> Result<()> {
+    Wire::default().read(&[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +242,7 @@ mod tests {
         // Far more than other tests of this process hold.
         const BLOCK_BYTES: usize = 256 << 20;
         let touch = || drop(std::hint::black_box(vec![1_u8; BLOCK_BYTES]));
-        let mut meter = Meter::default();
+        let mut meter = Meter::new();
         let before = meter.read(&[])?;
         let mut peak = || -> Result<u64> {
             let cost = meter.read(&[])?.cost_since(&before, Group::Client);
@@ -198,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_process_that_ended_keeps_what_it_used() -> Result<()> {
-        let mut meter = Meter::default();
+        let mut meter = Meter::new();
         let gone = Used { cpu: Duration::from_secs(7), rss_bytes: 1, ..Used::default() };
         meter.seen.insert((Group::Etcd, u32::MAX), gone);
         let reading = meter.read(&[])?;

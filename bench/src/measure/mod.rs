@@ -6,10 +6,11 @@ mod apart;
 mod meter;
 mod paced;
 mod tally;
+mod wire;
 
 pub(crate) use alarm::Precision;
 pub(crate) use apart::Apart;
-pub(crate) use meter::{Cost, Group, Meter, Reading, ensure_memory};
+pub(crate) use meter::{Cost, Group, Meter, Reading, ensure_memory, ensure_wire};
 pub(crate) use paced::{Pace, Schedule, run_at, run_paced};
 pub(crate) use tally::{Figures, Outcome, QUANTILES, Second, Tally};
 

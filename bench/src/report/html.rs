@@ -121,7 +121,7 @@ fn write_scenario(out: &mut String, results: &Results, scenario: &Scenario) -> f
         chart.write(out)?;
     }
     writeln!(out, "</div>")?;
-    for table in [table::workloads(results, scenario), table::costs(results, scenario)] {
+    for table in table::details(results, scenario) {
         write_table(out, &table)?;
     }
     let wrongs = table::wrongs(results, scenario);

@@ -24,7 +24,7 @@ fn write_all(out: &mut String, results: &Results) -> fmt::Result {
     }
     for scenario in measured() {
         writeln!(out, "\n## {}\n\n{}", scenario.title, scenario.story)?;
-        for table in [table::workloads(results, scenario), table::costs(results, scenario)] {
+        for table in table::details(results, scenario) {
             writeln!(out, "\n### {}: {}", scenario.name, table.title)?;
             write_table(out, &table)?;
         }

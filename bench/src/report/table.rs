@@ -35,7 +35,7 @@ pub(super) fn headlines(results: &Results, scenario: &Scenario) -> Table {
 }
 
 /// Every workload in every phase, of every target.
-pub(super) fn workloads(results: &Results, scenario: &Scenario) -> Table {
+fn workloads(results: &Results, scenario: &Scenario) -> Table {
     let columns =
         ["phase", "workload", "target", "/s", "p50 ms", "p99 ms", "max ms", "errors", "wrong"];
     let mut rows = Vec::new();
@@ -74,6 +74,11 @@ fn workload_row(names: [&str; 3], samples: &[&Figures]) -> Vec<String> {
     row
 }
 
+/// All there are of a scenario.
+pub(super) fn details(results: &Results, scenario: &Scenario) -> [Table; 3] {
+    [workloads, costs, traffic].map(|table| table(results, scenario))
+}
+
 /// The names of workloads and watchers in a phase.
 pub(super) fn parts(results: &Results, scenario: &Scenario, phase: &str) -> Vec<String> {
     let phases = results.of(&scenario.name, None).filter_map(|sample| sample.phase(phase));
@@ -89,7 +94,7 @@ pub(super) fn parts(results: &Results, scenario: &Scenario, phase: &str) -> Vec<
 }
 
 /// What each phase cost.
-pub(super) fn costs(results: &Results, scenario: &Scenario) -> Table {
+fn costs(results: &Results, scenario: &Scenario) -> Table {
     let columns = [
         "phase",
         "target",
@@ -99,12 +104,37 @@ pub(super) fn costs(results: &Results, scenario: &Scenario) -> Table {
         "etcd peak MiB",
         "peer peak MiB",
         "ranges at etcd",
-        "etcd sent MiB",
-        "etcd received MiB",
         "etcd wrote MiB",
         "client's busiest thread",
         "cores of others",
     ];
+    Table::new("What it cost", &columns, rows(results, scenario, cost_cells))
+}
+
+/// What went over connections in each phase.
+fn traffic(results: &Results, scenario: &Scenario) -> Table {
+    let columns = [
+        "phase",
+        "target",
+        "etcd sent MiB",
+        "etcd received MiB",
+        "peer sent MiB",
+        "peer received MiB",
+        "client sent MiB",
+        "client received MiB",
+        // Without headers, and what members tell each other.
+        "in messages of etcd MiB",
+        "in messages to etcd MiB",
+    ];
+    Table::new("Bytes on the wire", &columns, rows(results, scenario, traffic_cells))
+}
+
+/// One for each target in each phase.
+fn rows(
+    results: &Results,
+    scenario: &Scenario,
+    cells: impl Fn(&[&PhaseSample]) -> Vec<String>,
+) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for phase in &scenario.phases {
         for target in results.targets(&scenario.name) {
@@ -113,21 +143,18 @@ pub(super) fn costs(results: &Results, scenario: &Scenario) -> Table {
                 .filter_map(|sample| sample.phase(&phase.name))
                 .collect();
             let mut row = vec![phase.name.clone(), target.to_owned()];
-            row.extend(cost_cells(&samples));
+            row.extend(cells(&samples));
             rows.push(row);
         }
     }
-    Table::new("What it cost", &columns, rows)
+    rows
 }
 
 fn cost_cells(samples: &[&PhaseSample]) -> Vec<String> {
-    let of = |figure: &dyn Fn(&PhaseSample) -> Option<f64>| {
-        written(Spread::of(samples.iter().filter_map(|sample| figure(sample))))
-    };
+    let of = |figure: &dyn Fn(&PhaseSample) -> Option<f64>| cell(samples, figure);
     let cost = |group: Group, figure: fn(&Cost) -> f64| of(&|s| s.costs.get(&group).map(figure));
-    let mib = |bytes: u64| bytes as f64 / BYTES_PER_MIB;
     let cpu = |cost: &Cost| cost.cpu_seconds;
-    let peak = |cost: &Cost| cost.rss_peak_bytes as f64 / BYTES_PER_MIB;
+    let peak = |cost: &Cost| mib(cost.rss_peak_bytes);
     vec![
         cost(Group::Etcd, cpu),
         cost(Group::Peer, cpu),
@@ -135,12 +162,31 @@ fn cost_cells(samples: &[&PhaseSample]) -> Vec<String> {
         cost(Group::Etcd, peak),
         cost(Group::Peer, peak),
         of(&|s| s.served.map(|served| served.ranges as f64)),
-        of(&|s| s.served.map(|served| mib(served.sent_bytes))),
-        of(&|s| s.served.map(|served| mib(served.received_bytes))),
-        cost(Group::Etcd, |cost| cost.disk_bytes as f64 / BYTES_PER_MIB),
+        cost(Group::Etcd, |cost| mib(cost.disk_bytes)),
         of(&|s| Some(s.client_busy)),
         of(&|s| Some(s.others_cores)),
     ]
+}
+
+fn traffic_cells(samples: &[&PhaseSample]) -> Vec<String> {
+    let of = |figure: &dyn Fn(&PhaseSample) -> Option<f64>| cell(samples, figure);
+    let wire = |sample: &PhaseSample, group: Group| sample.costs.get(&group)?.wire;
+    let mut cells = Vec::new();
+    for group in [Group::Etcd, Group::Peer, Group::Client] {
+        cells.push(of(&|s| wire(s, group).map(|wire| mib(wire.sent_bytes))));
+        cells.push(of(&|s| wire(s, group).map(|wire| mib(wire.received_bytes))));
+    }
+    cells.push(of(&|s| s.served.map(|served| mib(served.sent_bytes))));
+    cells.push(of(&|s| s.served.map(|served| mib(served.received_bytes))));
+    cells
+}
+
+fn cell(samples: &[&PhaseSample], figure: &dyn Fn(&PhaseSample) -> Option<f64>) -> String {
+    written(Spread::of(samples.iter().filter_map(|sample| figure(sample))))
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / BYTES_PER_MIB
 }
 
 /// Every operation that was not answered rightly, by reason, and every violation.

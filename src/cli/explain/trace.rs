@@ -21,7 +21,9 @@ use std::{
 
 /// A line for each rule, and one for each shape of calls.
 pub(super) fn summary(loaded: &Loaded, path: &Path, text: &str) -> Result<String, Failure> {
-    let calls = read_trace(path, text).map_err(Failure::Usage)?;
+    let mut calls = read_trace(path, text).map_err(Failure::Usage)?;
+    // Rules are about watches that begin.
+    calls.retain(|call| !call.ended);
     let config = &loaded.settings.protection;
     let listeners = &loaded.settings.listeners;
     let listener =
@@ -192,9 +194,11 @@ impl Tried {
         let charged = [(&buckets.requests, 1.0), (&buckets.cost, cost)];
         let charged =
             charged.into_iter().filter_map(|(bucket, units)| Some((bucket.as_ref()?, units)));
+        // Nobody waits to watch: the other watches of the stream would wait, too.
+        let wait_max = if subject.shape == Shape::Watch { Duration::ZERO } else { limit.wait_max };
         let mut longest = Duration::ZERO;
         for (bucket, units) in charged.chain(creates.map(|bucket| (bucket, 1.0))) {
-            match bucket.take_at(at, units, limit.wait_max) {
+            match bucket.take_at(at, units, wait_max) {
                 Ok(wait) => longest = longest.max(wait),
                 Err(_) => return Outcome::Refused,
             }

@@ -14,6 +14,7 @@ use super::{
     upstreams::{Event, Relay, Upstream},
 };
 use crate::{
+    attribution::StreamRecord,
     etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, Incoming, ReadError},
     mirror::Pass,
@@ -49,6 +50,8 @@ pub(super) struct Session<'c> {
     memories: HashMap<usize, Memory>,
     /// Whether watchers may be served from memory.
     may_remember: bool,
+    /// Where calls are recorded.
+    recorded: Option<StreamRecord>,
     /// Where watchers may have several sources. Never locked across an await.
     ids: Option<Arc<Mutex<Ids>>>,
     /// Told when a watcher moves from memory to etcd.
@@ -126,6 +129,7 @@ impl<'c> Session<'c> {
             upstreams: HashMap::new(),
             memories: HashMap::new(),
             may_remember,
+            recorded: StreamRecord::new(&context.edge.attribution),
             ids: several.then(Arc::default),
             moved: Arc::default(),
             homecomings: HashMap::new(),

@@ -3,7 +3,7 @@
 use super::{Asked, DUPLICATE_ID, End, Request, Session, Step, ended};
 use crate::{
     access::{Need, Verb},
-    admission::{Kind, Plan, Shape},
+    admission::{Kind, Plan, Shape, Subject},
     etcd::{
         key_range::KeyRange,
         method::Method,
@@ -11,9 +11,11 @@ use crate::{
         wire,
     },
     grpc::{self, Message},
+    pipeline::Placed,
     rpc::{
         Context,
         access::hidden,
+        admit::one_of_stream,
         error::Error,
         merge,
         watch::{
@@ -46,6 +48,7 @@ impl Session<'_> {
                 Err((cluster, reason)) => return self.refuse(cluster, reason).await,
             }
         }
+        self.record(&request, message);
         let Some(ids) = self.ids.clone() else {
             let request =
                 Request { source: Source::Etcd(0), framed: message.framed(), creates: false };
@@ -65,6 +68,23 @@ impl Session<'_> {
                 let framed = message.framed();
                 self.send(Request { source: Source::Etcd(0), framed, creates: false }).await
             }
+        }
+    }
+
+    /// What becomes of watchers, where calls are recorded.
+    fn record(&mut self, request: &WatchRequest, message: &Message) {
+        let (Some(recorded), context) = (&mut self.recorded, self.context) else { return };
+        match &request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => {
+                let keys = KeyRange::for_watch(create.key.clone(), create.range_end.clone());
+                let topology = &context.topology;
+                let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
+                let subject = watch(context, keys);
+                let seen = one_of_stream(&placed.cluster.name, &subject, message);
+                recorded.created(&seen, create.watch_id, past_revisions(create, &placed));
+            }
+            Some(RequestUnion::CancelRequest(cancel)) => recorded.cancelled(cancel.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) | None => {}
         }
     }
 
@@ -164,6 +184,11 @@ impl Session<'_> {
     }
 }
 
+/// A watcher as protections see it.
+fn watch(context: &Context, keys: KeyRange) -> Subject {
+    context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0)
+}
+
 /// What the rules say of a watcher of these keys that is to be created; why they do not let it be, and
 /// the cluster that it would be at. Nobody waits for a turn here: the other watchers of the stream would
 /// wait, too.
@@ -174,10 +199,21 @@ async fn planned(
 ) -> Result<Plan, (usize, String)> {
     let topology = &context.topology;
     let placed = topology.owners(&keys).unwrap_or_else(|_| topology.default());
-    let subject = context.subject(Method::Watch, Kind::of(Shape::Watch), Some(keys), 0);
+    let subject = watch(context, keys);
     context.attribute_one(&placed.cluster.name, &subject, message);
     let planning = context.edge.protection.plan(placed.gate(), &subject, Some(Instant::now()));
     planning.await.map_err(|denied| (placed.index, Error::from(denied).to_string()))
+}
+
+/// How many revisions a watcher sees first that its cluster, as far as is known, has had already.
+fn past_revisions(create: &WatchCreateRequest, placed: &Placed<'_>) -> u64 {
+    let newest = placed.cluster.identity().header.revision;
+    let newest = newest.max(placed.mirror().position().revision);
+    if create.start_revision <= 0 {
+        return 0;
+    }
+    u64::try_from(newest.saturating_add(1).saturating_sub(create.start_revision))
+        .unwrap_or_default()
 }
 
 /// What etcd says to a client that may not watch what it asks for.

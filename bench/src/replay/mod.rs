@@ -1,5 +1,9 @@
 //! Asks again what Seawall has recorded.
 
+mod watches;
+
+pub(crate) use watches::Watched;
+
 use crate::{
     client::{
         Channel, Connection, Dial, Failure, RangeScan,
@@ -14,7 +18,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,6 +40,20 @@ pub(crate) struct Call {
     range_end: String,
     #[serde(default)]
     value_bytes: usize,
+    #[serde(default)]
+    limit: i64,
+    /// The number of a watch, from 1 on, and that of the first one on its stream.
+    #[serde(default)]
+    watch: u64,
+    #[serde(default)]
+    stream: u64,
+    /// How many revisions of the past a watch begins with.
+    #[serde(default)]
+    past_revisions: i64,
+    /// That this is the end of a watch.
+    #[serde(default)]
+    ended: bool,
+    /// Of a watch how long it lasted, 0 as long as it has not ended.
     took_us: u64,
 }
 
@@ -44,6 +62,24 @@ impl Call {
     fn kind(&self) -> Option<Kind> {
         Kind::of(&self.shape).filter(|kind| *kind != Kind::Lease || self.method == "LeaseGrant")
     }
+
+    fn key(&self) -> Bytes {
+        Bytes::copy_from_slice(self.key.as_bytes())
+    }
+
+    fn range(&self, kind: Kind) -> RangeRequest {
+        RangeRequest {
+            key: self.key(),
+            range_end: Bytes::copy_from_slice(self.range_end.as_bytes()),
+            count_only: kind == Kind::Count,
+            keys_only: kind == Kind::Keys,
+            limit: match kind {
+                Kind::Page(limit) if self.limit == 0 => limit,
+                _ => self.limit,
+            },
+            ..RangeRequest::default()
+        }
+    }
 }
 
 /// What calls of one shape took when they were recorded, and when they were asked again.
@@ -51,6 +87,15 @@ pub(crate) struct Replayed {
     pub(crate) shape: String,
     pub(crate) recorded_ms: [f64; 2],
     pub(crate) figures: Figures,
+}
+
+/// What came of a record.
+pub(crate) struct Outcome {
+    pub(crate) shapes: Vec<Replayed>,
+    /// None where no watch was recorded.
+    pub(crate) watched: Option<Watched>,
+    /// How many of each shape were not asked again.
+    pub(crate) left_out: BTreeMap<String, usize>,
 }
 
 /// How a record is asked again.
@@ -66,7 +111,7 @@ pub(crate) struct Manner {
 const IN_FLIGHT: usize = 256;
 const CONNECTIONS: usize = 8;
 
-/// What a page is asked with, since records hold no limits.
+/// What a page is asked with where the record is of a Seawall that put down no limits.
 const PAGE_LIMIT: i64 = 500;
 const BULK_LIMIT: i64 = 10_000;
 
@@ -77,29 +122,50 @@ pub(crate) fn read(text: &str) -> Result<Vec<Call>> {
     });
     let mut calls = parsed.collect::<Result<Vec<Call>>>()?;
     calls.sort_by_key(|call| call.at_us);
+    let ends = calls.iter().filter(|call| call.ended).map(|end| (end.watch, end.took_us));
+    let mut lasted: HashMap<_, _> = ends.collect();
+    for watch in calls.iter_mut().filter(|call| call.watch > 0 && !call.ended) {
+        watch.took_us = lasted.remove(&watch.watch).unwrap_or_default();
+    }
     // Nobody waits for the first.
     let begin = calls.first().map_or(0, |first| first.at_us);
     calls.iter_mut().for_each(|call| call.at_us -= begin);
     Ok(calls)
 }
 
-/// Asks for everything at its time, each shape by itself; those left out are counted by shape.
-pub(crate) async fn replay(
-    calls: Vec<Call>,
-    dial: &Dial,
-    manner: Manner,
-) -> Result<(Vec<Replayed>, BTreeMap<String, usize>)> {
+/// Asks for everything at its time, each shape and each stream of watches by itself.
+pub(crate) async fn replay(calls: Vec<Call>, dial: &Dial, manner: Manner) -> Result<Outcome> {
+    let lasts = calls.last().map_or(0, |last| last.at_us);
+    let lasts = Duration::from_micros(lasts).div_f64(manner.speed);
     let (mut by_shape, mut left_out) = (BTreeMap::<String, Vec<Call>>::new(), BTreeMap::new());
-    for call in calls {
-        if call.kind().is_some_and(|kind| manner.writes || !kind.writes()) {
+    let mut watches = Vec::new();
+    for call in calls.into_iter().filter(|call| !call.ended) {
+        if call.watch > 0 {
+            watches.push(call);
+        } else if call.kind().is_some_and(|kind| manner.writes || !kind.writes()) {
             by_shape.entry(call.shape.clone()).or_default().push(call);
         } else {
             *left_out.entry(call.shape).or_default() += 1;
         }
     }
+    let epoch = Instant::now();
+    let has_watches = !watches.is_empty();
+    let (shapes, watched) = tokio::try_join!(
+        ask_shapes(by_shape, dial, manner, epoch),
+        watches::replay(watches, dial, manner, (epoch, lasts)),
+    )?;
+    Ok(Outcome { shapes, watched: has_watches.then_some(watched), left_out })
+}
+
+async fn ask_shapes(
+    by_shape: BTreeMap<String, Vec<Call>>,
+    dial: &Dial,
+    manner: Manner,
+    epoch: Instant,
+) -> Result<Vec<Replayed>> {
     // Small answers wait for no large ones.
     let threads = [Arc::new(Apart::start("bench-light")?), Arc::new(Apart::start("bench-heavy")?)];
-    let (epoch, mut running) = (Instant::now(), JoinSet::new());
+    let mut running = JoinSet::new();
     for (shape, calls) in by_shape {
         let heavy = Kind::of(&shape) == Some(Kind::Range);
         let (thread, dial) = (Arc::clone(&threads[usize::from(heavy)]), dial.clone());
@@ -111,7 +177,7 @@ pub(crate) async fn replay(
         replayed.push(done??);
     }
     replayed.sort_by(|one: &Replayed, other| one.shape.cmp(&other.shape));
-    Ok((replayed, left_out))
+    Ok(replayed)
 }
 
 async fn ask_shape(
@@ -200,33 +266,25 @@ impl Operation for Again {
     async fn perform(&mut self, connection: &Connection) -> Result<u64, Failure> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         let call = self.calls.get(index).ok_or(Failure::Wrong("more calls than were recorded"))?;
-        let key = Bytes::copy_from_slice(call.key.as_bytes());
-        let range = RangeRequest {
-            key: key.clone(),
-            range_end: Bytes::copy_from_slice(call.range_end.as_bytes()),
-            ..RangeRequest::default()
-        };
         let request = match self.kind {
-            Kind::Get | Kind::Range => range,
-            Kind::Count => RangeRequest { count_only: true, ..range },
-            Kind::Keys => RangeRequest { keys_only: true, ..range },
-            Kind::Page(limit) => RangeRequest { limit, ..range },
-            Kind::Put => return put(connection, key, call.value_bytes).await,
-            Kind::Delete => return delete(connection, key).await,
+            Kind::Put => return put(connection, call).await,
+            Kind::Delete => return delete(connection, call).await,
             Kind::Lease => return grant(connection).await,
+            range => call.range(range),
         };
         Ok(connection.call::<RangeScan>(etcd::RANGE, &request).await?.message_bytes)
     }
 }
 
-async fn put(connection: &Connection, key: Bytes, bytes: usize) -> Result<u64, Failure> {
-    let request = PutRequest { key, value: vec![b'v'; bytes].into(), lease: 0 };
+async fn put(connection: &Connection, call: &Call) -> Result<u64, Failure> {
+    let value = vec![b'v'; call.value_bytes].into();
+    let request = PutRequest { key: call.key(), value, lease: 0 };
     connection.unary::<PutResponse>(etcd::PUT, &request).await?;
-    Ok(bytes as u64)
+    Ok(call.value_bytes as u64)
 }
 
-async fn delete(connection: &Connection, key: Bytes) -> Result<u64, Failure> {
-    let request = DeleteRangeRequest { key };
+async fn delete(connection: &Connection, call: &Call) -> Result<u64, Failure> {
+    let request = DeleteRangeRequest { key: call.key() };
     connection.unary::<DeleteRangeResponse>(etcd::DELETE_RANGE, &request).await?;
     Ok(0)
 }
@@ -240,6 +298,8 @@ async fn grant(connection: &Connection) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::ensure;
+    use seawall_testkit::{Cluster, eventually};
 
     const RECORD: &str = r#"{"at_us":2000000,"shape":"list","key":"/registry/pods/","range_end":"/registry/pods0","took_us":90000,"client":"a"}
 {"at_us":1000000,"shape":"update","key":"/registry/pods/a","value_bytes":400,"took_us":2000,"keys":1}
@@ -256,6 +316,44 @@ mod tests {
         let wrong = read("{}").expect_err("it says nothing");
         assert_eq!(wrong.to_string(), "line 1 is no call");
         Ok(())
+    }
+
+    /// Two watches on one stream, of which only the first has ended, and a page.
+    const WATCHES: &str = r#"{"at_us":0,"shape":"watch","key":"/a/","range_end":"/a0","watch":4,"stream":4,"past_revisions":1,"took_us":0}
+{"at_us":100000,"shape":"watch","key":"/a/","range_end":"/a0","watch":5,"stream":4,"took_us":0}
+{"at_us":250000,"method":"Watch","shape":"watch","watch":4,"stream":4,"ended":true,"took_us":250000}
+{"at_us":300000,"shape":"page","key":"/a/","range_end":"/a0","limit":2,"took_us":50}"#;
+
+    #[test]
+    fn a_watch_lasts_as_long_as_its_end_says_and_a_page_has_its_limit() -> Result<()> {
+        let calls = read(WATCHES)?;
+        assert_eq!(calls.iter().map(|call| call.took_us).collect::<Vec<_>>()[..2], [250_000, 0]);
+        let page = calls.last().context("it is there")?;
+        assert_eq!(page.range(Kind::Page(PAGE_LIMIT)).limit, 2);
+        let without = Call { limit: 0, ..page.clone() };
+        assert_eq!(without.range(Kind::Page(PAGE_LIMIT)).limit, PAGE_LIMIT);
+        assert_eq!(without.range(Kind::Count).limit, 0);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn watches_are_opened_again_from_as_far_back() -> Result<()> {
+        let cluster = Cluster::single().await?;
+        let dial = Dial::plain([cluster.member(0).address()]);
+        let value = Bytes::from_static(b"1");
+        let put = PutRequest { key: "/a/1".into(), value, lease: 0 };
+        dial.open(0).await?.unary::<PutResponse>(etcd::PUT, &put).await?;
+        let manner = Manner { speed: 2.0, writes: false };
+        // On a machine that is busy a watch may be over before its event has come.
+        eventually(Duration::from_secs(60), "the event of the past to come", async || {
+            let outcome = replay(read(WATCHES)?, &dial, manner).await?;
+            assert!(outcome.left_out.is_empty() && outcome.shapes.len() == 1);
+            let Watched { figures, events } = outcome.watched.context("there are watches")?;
+            assert_eq!((figures.operations, figures.error_count()), (2, 0), "{figures:?}");
+            ensure!(events == 1, "{events} have come");
+            Ok(())
+        })
+        .await
     }
 
     #[test]
