@@ -113,7 +113,7 @@ const showWatches = (clusters, calls) => {
     return { key: name, cells: [text(name), number(count(open(name))), number(count(mirror.watchers)), line(remember("events " + name, events)),
       number(rate(events)), wide(number(count(mirror.watch_handovers))), wide(number(count(mirror.watch_returns)))] };
   });
-  table("watches", ["Cluster", "#Streams", "#Watchers from memory", "", "#Events/s", "-#Gone on at etcd", "-#Come back"], rows, "none");
+  table("watches", ["Cluster", "#Streams", "#From memory", "", "#Events/s", "-#Gone to etcd", "-#Come back"], rows, "none");
 };
 
 const showLoad = ({ prefixes, clients, shapes, objects }) => {
