@@ -118,7 +118,7 @@ impl Follower {
             if Instant::now() < next
                 && let Ok(response) = timeout_at(next, stream.next::<WatchResponse>()).await
             {
-                self.hear(response?)?;
+                self.hear(&response?)?;
                 continue;
             }
             let now = Instant::now();
@@ -152,7 +152,7 @@ impl Follower {
         Ok(())
     }
 
-    fn hear(&mut self, response: WatchResponse) -> Result<(), Failure> {
+    fn hear(&mut self, response: &WatchResponse) -> Result<(), Failure> {
         if response.created {
             let watch = self.creating.pop_front();
             let watch = watch.ok_or(Failure::Wrong("a watcher that nobody asked for"))?;
