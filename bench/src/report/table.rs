@@ -123,8 +123,8 @@ fn traffic(results: &Results, scenario: &Scenario) -> Table {
         "client sent MiB",
         "client received MiB",
         // Without headers, and what members tell each other.
-        "in messages of etcd MiB",
-        "in messages to etcd MiB",
+        "messages from etcd MiB",
+        "messages to etcd MiB",
     ];
     Table::new("Bytes on the wire", &columns, rows(results, scenario, traffic_cells))
 }
