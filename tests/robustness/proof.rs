@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use seawall::sabotage::Sabotage;
 
 /// Runs until it is found out at the latest.
-const RUNS_MAX: u64 = 8;
+const RUNS_MAX: u64 = 16;
 
 /// The rules of which one at least has to be broken by it.
 fn rules(sabotage: Sabotage) -> &'static [&'static str] {
