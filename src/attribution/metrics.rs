@@ -32,7 +32,12 @@ impl Collector for TopCollector {
             name: name.to_owned(),
         };
         let prefixes = top.prefixes.iter().take(NAMES).map(|ranked| {
-            (labels("prefix", &ranked.name.cluster, &ranked.name.prefix), ranked.load)
+            let name = match &*ranked.name.prefix {
+                // A label that is empty is none to Prometheus.
+                "" => "(no key)",
+                prefix => prefix,
+            };
+            (labels("prefix", &ranked.name.cluster, name), ranked.load)
         });
         let clients = top
             .clients
