@@ -239,6 +239,12 @@ impl Pids {
 
     /// The member whose process holds the socket with this local address.
     pub(crate) fn owner_of(&self, socket: SocketAddr) -> Option<usize> {
+        /// The kernel's table is no snapshot: while sockets come and go, one may be passed over.
+        const LOOKS: usize = 5;
+        (0..LOOKS).find_map(|_| self.seen_with(socket))
+    }
+
+    fn seen_with(&self, socket: SocketAddr) -> Option<usize> {
         let sockets = procfs::net::tcp().ok()?;
         let inode = sockets.iter().find(|entry| entry.local_address == socket)?.inode;
         let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
