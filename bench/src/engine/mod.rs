@@ -144,13 +144,18 @@ fn memory_mib(scenario: &Scenario, subject: &Subject, data: &Arc<DataSet>) -> u6
         Subject::Started(_) => 5,
         Subject::Endpoint(_) => 1,
     };
-    let lists = scenario.workloads.iter().map(|workload| match workload.ask {
-        Ask::List { of, .. } => workload.load.in_flight() * data.bytes(of) * held,
-        _ => 0,
-    });
+    let lists = |phase| -> usize {
+        let running = scenario.workloads.iter().filter(|workload| workload.runs_in(phase));
+        let held_by = running.map(|workload| match workload.ask {
+            Ask::List { of, .. } => workload.load.in_flight() * data.bytes(of) * held,
+            _ => 0,
+        });
+        held_by.sum()
+    };
+    let lists = scenario.phases.iter().map(lists).max().unwrap_or_default();
     // The database itself, in memory and on a file system that is.
     let database: usize = data.amounts().keys().map(|&resource| 4 * data.bytes(resource)).sum();
-    ((lists.sum::<usize>() + database) >> 20) as u64
+    ((lists + database) >> 20) as u64
 }
 
 #[cfg(test)]
