@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The bytes of answers that are held, and how many may be. Over it, what is only kept for later is
 /// given up first; then reads that would need more wait.
@@ -17,6 +17,8 @@ pub struct Memory {
     used: AtomicU64,
     /// Some were given back.
     freed: Notify,
+    /// How many wait for room.
+    waiting: watch::Sender<usize>,
     /// Gives up what is only kept for later.
     reclaim: RwLock<Option<Box<dyn Fn() + Send + Sync>>>,
 }
@@ -34,6 +36,7 @@ impl Memory {
             limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
             freed: Notify::new(),
+            waiting: watch::Sender::new(0),
             reclaim: RwLock::new(None),
         })
     }
@@ -69,6 +72,7 @@ impl Memory {
 
     /// Takes `bytes` as soon as there is room for them: never if they are more than the limit.
     pub async fn hold(self: &Arc<Self>, bytes: u64) -> Held {
+        let mut waiting = None;
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
@@ -77,8 +81,16 @@ impl Memory {
             if let Some(held) = self.try_hold(bytes) {
                 return held;
             }
+            waiting.get_or_insert_with(|| Waiting::new(self));
             freed.await;
         }
+    }
+
+    /// Resolves while somebody waits for room: those whose clients have stalled are to give theirs
+    /// back.
+    pub async fn wanted(&self) {
+        // Fails only when the sender is gone, which is in here.
+        _ = self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await;
     }
 
     fn take(&self, bytes: u64) -> bool {
@@ -93,6 +105,22 @@ impl Memory {
     }
 }
 
+/// One that waits for room, until this is dropped.
+struct Waiting<'m>(&'m Memory);
+
+impl<'m> Waiting<'m> {
+    fn new(memory: &'m Memory) -> Self {
+        memory.waiting.send_modify(|waiting| *waiting += 1);
+        Self(memory)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} bytes", self.used(), self.limit())
@@ -100,12 +128,23 @@ impl fmt::Debug for Memory {
 }
 
 impl Held {
-    /// Takes more even where there is no room for it: who holds a part already must not wait for
-    /// others who do, too. What was held first is an estimate, and lists are few at once.
-    pub fn grow_to(&mut self, bytes: u64) {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes more, up to `bytes` in all; false if there is no room for it. Who holds a part already must
+    /// not wait for others who do, too.
+    #[must_use]
+    pub fn grow_to(&mut self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes);
-        self.bytes += more;
-        self.memory.used.fetch_add(more, Relaxed);
+        let Some(taken) = self.memory.try_hold(more) else { return false };
+        self.merge(taken);
+        true
+    }
+
+    /// Both as one.
+    fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
     }
 
     /// Gives back what is above `bytes`.
@@ -137,7 +176,8 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         first.shrink(60);
         assert!((&mut waiting).now_or_never().is_none());
-        first.grow_to(70);
+        assert!(first.grow_to(70), "there is room");
+        assert!(!first.grow_to(71), "there is none");
         drop(second);
         assert!((&mut waiting).now_or_never().is_none());
         first.shrink(20);
@@ -145,6 +185,23 @@ mod tests {
         assert_eq!(memory.used(), 60);
         drop((first, third));
         assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn room_is_wanted_while_somebody_waits_for_it() {
+        let memory = Memory::new(100);
+        let held = memory.try_hold(80).expect("room");
+        assert!(memory.wanted().now_or_never().is_none());
+        let mut first = Box::pin(memory.hold(30));
+        assert!((&mut first).now_or_never().is_none());
+        assert!(memory.wanted().now_or_never().is_some());
+        drop(first);
+        assert!(memory.wanted().now_or_never().is_none(), "it was given up");
+        let mut second = Box::pin(memory.hold(30));
+        assert!((&mut second).now_or_never().is_none());
+        drop(held);
+        drop(second.await);
+        assert!(memory.wanted().now_or_never().is_none(), "it was found");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use memory::{Held, Memory};
 pub use protection::{Permit, Protection};
 pub use queue::{Flow, Queue, Slot, Ticket, Turned};
 pub use refusal::{Kind as RefusalKind, Refusal};
-pub use rules::Plan;
+pub use rules::{Plan, Treatment};
 pub use shape::Shape;
 pub use subject::{Client, Place, Subject};
 pub use switches::{Standing, UnknownProtection};

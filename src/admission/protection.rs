@@ -178,12 +178,31 @@ impl Protection {
         Ok(plan)
     }
 
-    /// Waits for the call's turn at etcd.
+    /// Waits for the call's turn at etcd, after what its rules charge it with.
     ///
     /// # Errors
     ///
     /// When there is no turn, or none in time.
     pub async fn enter(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        plan: &Plan,
+        deadline: Option<Instant>,
+    ) -> Result<Permit, Denied> {
+        let mut permit = self.charge(gate, subject, plan, deadline).await?;
+        let turn = self.turn(gate, subject, plan, deadline).await?;
+        permit.slots.extend(turn.slots);
+        permit.waited += turn.waited;
+        Ok(permit)
+    }
+
+    /// Charges a call with its estimated cost, and waits for its place, by the rules that it obeys.
+    ///
+    /// # Errors
+    ///
+    /// When one refuses it.
+    pub async fn charge(
         &self,
         gate: &Gate,
         subject: &Subject,
@@ -196,10 +215,27 @@ impl Protection {
         for running in &plan.rules {
             running.charge(subject, &mut permit, deadline).await?;
         }
-        let slot = gate.enter(self.queues(plan), subject, plan, estimate.units(), deadline).await?;
-        permit.slots.extend(slot);
         permit.waited = began.elapsed();
         Ok(permit)
+    }
+
+    /// Waits for a turn in the queue of the call's class, whatever rules there are.
+    ///
+    /// # Errors
+    ///
+    /// When there is no turn, or none in time.
+    pub async fn turn(
+        &self,
+        gate: &Gate,
+        subject: &Subject,
+        plan: &Plan,
+        deadline: Option<Instant>,
+    ) -> Result<Permit, Denied> {
+        let began = Instant::now();
+        let estimate = self.costs.estimate(&gate.cluster, subject);
+        let slot = gate.enter(self.queues(plan), subject, plan, estimate.units(), deadline).await?;
+        let slots = slot.into_iter().collect();
+        Ok(Permit { slots, estimate, waited: began.elapsed(), ..Permit::default() })
     }
 
     /// Whether a call that does not enter by itself, but waits for a read that others may share,
@@ -274,6 +310,12 @@ impl Protection {
             self.metrics.protection("memory").of(Mode::Enforce).refused.inc();
         }
         held
+    }
+
+    /// Resolves when somebody waits for room, and counts as a refusal that another has to give way.
+    pub async fn room_wanted(&self) {
+        self.memory.wanted().await;
+        self.metrics.protection("memory").of(Mode::Enforce).refused.inc();
     }
 
     /// Counts a call that was refused because too many wait for the same answer, and says so.

@@ -54,6 +54,15 @@ pub struct Plan {
     pub(super) exempt: bool,
 }
 
+/// How a read is made for those whose plans are alike, whatever rules charge each of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Treatment {
+    weight: Option<u32>,
+    priority: Option<Priority>,
+    page: Option<bool>,
+    exempt: bool,
+}
+
 /// Clients, collections and namespaces that have limits of their own at once; one that was forgotten
 /// begins anew.
 const FLOWS_MAX: u64 = 10_000;
@@ -258,6 +267,17 @@ impl Plan {
         self.coalesce = self.coalesce.or(rule.coalesce);
         self.page = self.page.or(rule.page);
         self.exempt |= rule.exempt;
+    }
+
+    /// Whether a rule may charge the call with anything.
+    pub fn charges(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// How the call is treated, whoever asks: calls may only share what is treated alike.
+    pub fn treatment(&self) -> Treatment {
+        let Self { weight, priority, page, exempt, .. } = *self;
+        Treatment { weight, priority, page, exempt }
     }
 
     pub(super) fn flow(subject: &Subject) -> Flow {

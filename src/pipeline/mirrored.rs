@@ -1,6 +1,9 @@
 //! Answers from memory, at a revision that etcd names after the call has arrived.
 
-use super::{Failure, Patience, Read, Record, Responder, Stalled};
+use super::{
+    Failure, Patience, Read, Responder,
+    answering::{Answering, CHUNK},
+};
 use crate::{
     admission::{Class, Mode, Shape},
     etcd::{
@@ -8,16 +11,14 @@ use crate::{
         key_range::KeyRange,
         proto::etcdserverpb::{RangeResponse, ResponseHeader},
     },
-    grpc::{self, Message, Outgoing, SendError},
+    grpc::Message,
     mirror::{Collection, Found, Mirror, Pass, Snapshot, Store, Tier, answers},
     sabotage::Sabotage,
 };
-use bytes::Bytes;
 use http::HeaderName;
 use prost::Message as _;
 use std::sync::Arc;
-use tokio::task::yield_now;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// An answer from memory.
 #[derive(Debug)]
@@ -43,9 +44,6 @@ impl From<Pass> for NotMirrored {
 
 /// What a member without a leader answers by itself is refused to clients that send this.
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
-
-/// Bytes that are handed to the connection at once.
-const CHUNK: usize = 64 << 10;
 
 impl Read {
     /// The answer from memory, counted either way.
@@ -253,43 +251,5 @@ impl Mirrored {
             }
         }
         answer.finish();
-    }
-}
-
-/// An answer that is being sent.
-struct Answering {
-    out: Outgoing,
-    record: Record,
-    patience: Patience,
-}
-
-impl Answering {
-    fn open(responder: Responder, patience: Patience) -> Result<Self, SendError> {
-        let (out, record) = responder.open(grpc::head())?;
-        Ok(Self { out, record, patience })
-    }
-
-    /// Sends the next of `left` bytes as the client takes it. `None` when it takes no more.
-    async fn send(mut self, chunk: Bytes, left: usize) -> Option<Self> {
-        let length = chunk.len();
-        match self.patience.send(left, self.out.send(chunk)).await {
-            Ok(sent) => sent.ok()?,
-            Err(Stalled) => {
-                self.out.reset(Stalled::REASON);
-                self.record.end(Code::ResourceExhausted);
-                return None;
-            }
-        }
-        self.record.add_bytes(length);
-        // Small calls on this thread go between the chunks of large ones.
-        yield_now().await;
-        Some(self)
-    }
-
-    fn finish(self) {
-        let status = Status::ok("");
-        if self.out.finish(grpc::trailers(&status)).is_ok() {
-            self.record.end(status.code());
-        }
     }
 }

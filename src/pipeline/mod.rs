@@ -4,6 +4,7 @@
 //! `rpc` decodes requests and decides what a method means on several clusters; here is what every
 //! call has in common. May import what is below it.
 
+mod answering;
 mod call;
 mod census;
 mod metrics;
@@ -17,6 +18,7 @@ mod steer;
 mod token;
 mod whole;
 
+pub use answering::send_pieces;
 pub use call::{Call, Peer};
 pub use census::Counting;
 pub use metrics::{Account, Metrics, Record, Totals};

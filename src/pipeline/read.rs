@@ -7,7 +7,7 @@ pub use reads::Reads;
 
 use super::{Whole, token::has_token};
 use crate::{
-    admission::{Class, Cost, Denied, Gate, Held, Kind, Permit, Plan, Shape, Subject},
+    admission::{Class, Cost, Denied, Gate, Held, Kind, Plan, Shape, Subject},
     coalesce::{Fly, Given, Joined, Outcome, Seal, TooMany},
     etcd::{
         key_range::KeyRange,
@@ -23,10 +23,12 @@ use futures_util::FutureExt;
 use http::{HeaderName, uri::PathAndQuery};
 use key::Key;
 use prost::Message;
+use reads::Kept;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A read, with all it needs to be made by somebody else than the call that asks for it.
+/// A read, with all it needs to be made by somebody else than the call that asks for it. What rules
+/// charge, they have charged each call with before it asks.
 #[derive(Debug, Clone)]
 pub struct Read {
     pub reads: Arc<Reads>,
@@ -78,7 +80,7 @@ impl Read {
         if self.is_lasting()
             && let Some(kept) = self.reads.kept(&self.key())
         {
-            return self.renewed(&kept.list).await;
+            return self.renewed(&kept).await;
         }
         self.share().await
     }
@@ -125,9 +127,9 @@ impl Read {
     /// Reads at etcd, once its turn has come.
     async fn fly(&self, worker: usize, seal: Option<Seal<Key, Flown>>) -> Flown {
         let protection = &self.reads.protection;
-        let entering =
-            protection.enter(&self.gate, &self.subject, &self.plan, self.outbound.deadline);
-        let permit = entering.await.map_err(Failure::Denied)?;
+        let turn = protection.turn(&self.gate, &self.subject, &self.plan, self.outbound.deadline);
+        // Its place in the queue is given back when this returns.
+        let permit = turn.await.map_err(Failure::Denied)?;
         let held = match self.is_light() {
             true => None,
             false => {
@@ -136,22 +138,24 @@ impl Read {
                 Some(held.map_err(Failure::Denied)?.ok_or(Failure::TooLarge)?)
             }
         };
+        let departed = Instant::now();
         if let Some(seal) = seal {
             seal.close();
         }
         self.reads.metrics.flights.inc();
         let outbound = Outbound { worker, ..self.outbound.clone() };
-        match self.pages(&permit) {
-            true => self.list(outbound, held, &permit).await,
-            false => self.whole(outbound, held, &permit).await,
-        }
+        let flown = match self.pages() {
+            true => self.list(outbound, held).await,
+            false => self.whole(outbound, held).await,
+        };
+        flown.map(|whole| Arc::new(whole.since(departed)))
     }
 
     /// Whether it is worth cutting into pages, and can be.
-    fn pages(&self, permit: &Permit) -> bool {
+    fn pages(&self) -> bool {
         let protection = &self.reads.protection;
         let known = protection.costs.learnt(&self.gate.cluster, &self.subject);
-        let large = known.is_none() || permit.estimate().bytes > 2 * protection.page_bytes();
+        let large = known.is_none_or(|cost| cost.bytes > 2 * protection.page_bytes());
         self.subject.shape == Shape::List
             && large
             && self.is_understood()
@@ -164,10 +168,11 @@ impl Read {
         self.request.encoded_len() + grpc::PREFIX_LEN == body
     }
 
-    /// Whether the answer stays the same for as long as etcd has its revision. To a client that has
-    /// a name at etcd it does not: what that may read changes, and only etcd knows.
+    /// Whether the answer is worth keeping: it stays the same for as long as etcd has its revision,
+    /// and to renew it takes less than to read it. To a client that has a name at etcd it does not
+    /// stay the same: what that may read changes, and only etcd knows.
     fn is_lasting(&self) -> bool {
-        self.request.revision > 0 && !self.is_named()
+        self.request.revision > 0 && !self.is_light() && !self.is_named()
     }
 
     /// Whether the client has a name at etcd, by a token; else it is to etcd what Seawall is.
@@ -180,40 +185,50 @@ impl Read {
     }
 
     /// The answer in one piece.
-    async fn whole(&self, outbound: Outbound, mut held: Option<Held>, permit: &Permit) -> Flown {
+    async fn whole(&self, outbound: Outbound, mut held: Option<Held>) -> Result<Whole, Failure> {
         let mut answer =
             self.cluster.call(&outbound, Effect::Read).await.map_err(Failure::Upstream)?;
-        if !self.is_light() {
-            let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
-            if length > self.reads.protection.memory.limit() {
-                self.learn_too_large(Cost { keys: 1, bytes: length });
-                return Err(Failure::TooLarge);
-            }
+        let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
+        if !self.fits(&mut held, length) {
+            return Err(Failure::TooLarge);
         }
         let message =
             match answer.message_up_to(u32::MAX as usize).await.map_err(Failure::Upstream)? {
                 Ok(message) => message,
-                Err(status) => return Ok(Arc::new(Whole::refused(status))),
+                Err(status) => return Ok(Whole::refused(status)),
             };
-        if self.is_light() && self.request.revision <= 0 {
-            return Ok(Arc::new(Whole::of(&message)));
+        if self.is_light() {
+            return Ok(Whole::of(&message, held));
         }
         let step = self.reads.protection.page_bytes();
         // What cannot be taken apart is passed on as it is.
         let Ok(page) = Page::parse(&message.payload(), step) else {
-            return Ok(Arc::new(Whole::of(&message)));
+            return Ok(Whole::of(&message, held));
         };
         let walked = page.keys.number.max(page.count.max(0) as u64);
         let cost = Cost { keys: walked, bytes: page.keys.bytes };
-        if let Some(held) = &mut held {
-            fit(held, cost.bytes);
+        Ok(self.ready(Assembly::of(page), cost, held))
+    }
+
+    /// Takes the room that an answer of `bytes` needs; small ones need none.
+    fn fits(&self, held: &mut Option<Held>, bytes: u64) -> bool {
+        let memory = &self.reads.protection.memory;
+        if bytes > memory.limit() {
+            self.learn_too_large(Cost { keys: 1, bytes });
+            return false;
         }
-        Ok(self.ready(Assembly::of(page), cost, held, permit))
+        match held {
+            Some(held) => held.grow_to(bytes),
+            None if bytes <= SMALL_BYTES => true,
+            None => {
+                *held = memory.try_hold(bytes);
+                held.is_some()
+            }
+        }
     }
 
     /// The answer page by page.
-    async fn list(&self, outbound: Outbound, held: Option<Held>, permit: &Permit) -> Flown {
-        let mut held = held;
+    async fn list(&self, outbound: Outbound, mut held: Option<Held>) -> Result<Whole, Failure> {
         for _ in 0..ATTEMPTS {
             let room = self.reads.protection.memory.limit();
             let mut pages = self.paged(outbound.clone()).up_to(room);
@@ -221,13 +236,13 @@ impl Read {
                 Ok(None) => return Err(Failure::TooLarge),
                 Ok(Some(list)) => {
                     let cost = Cost { keys: list.count() as u64, bytes: list.bytes() };
-                    return Ok(self.ready(list, cost, held, permit));
+                    return Ok(self.ready(list, cost, held));
                 }
                 // The list was asked for as it is now, and now has moved on.
                 Err(Stopped::Refused(status))
                     if self.request.revision <= 0
                         && Whole::refused(status.clone()).is_compacted() => {}
-                Err(Stopped::Refused(status)) => return Ok(Arc::new(Whole::refused(status))),
+                Err(Stopped::Refused(status)) => return Ok(Whole::refused(status)),
                 Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
                 Err(Stopped::TooLarge { length }) => {
                     self.learn_too_large(Cost { keys: 1, bytes: length as u64 });
@@ -235,7 +250,7 @@ impl Read {
                 }
             }
         }
-        self.whole(outbound, held, permit).await
+        self.whole(outbound, held).await
     }
 
     /// The next one need not begin to find it out.
@@ -243,7 +258,7 @@ impl Read {
         self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
     }
 
-    /// Reads all pages; `None` if they are more than may be held.
+    /// Reads all pages; `None` if they are more than may be held, or than there is room for.
     async fn collect(
         &self,
         pages: &mut Pages,
@@ -257,12 +272,9 @@ impl Read {
                 self.learn_too_large(Cost { keys: list.count() as u64, bytes: 2 * list.bytes() });
                 return Ok(None);
             }
-            if let Some(held) = held {
-                held.grow_to(list.bytes());
+            if !self.fits(held, list.bytes()) {
+                return Ok(None);
             }
-        }
-        if let Some(held) = held {
-            fit(held, list.bytes());
         }
         Ok(Some(list))
     }
@@ -278,19 +290,20 @@ impl Read {
     }
 
     /// Learns what the answer cost, and keeps it where it will not change.
-    fn ready(&self, list: Assembly, cost: Cost, held: Option<Held>, permit: &Permit) -> Arc<Whole> {
-        let protection = &self.reads.protection;
-        permit.settle(cost);
-        protection.costs.learn(&self.gate.cluster, &self.subject, cost);
-        if self.is_lasting() {
-            self.reads.keep(|| self.key(), &list);
+    fn ready(&self, list: Assembly, cost: Cost, mut held: Option<Held>) -> Whole {
+        self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+        if let Some(held) = &mut held {
+            held.shrink(list.bytes());
         }
-        Arc::new(Whole::list(list, cost, held))
+        if self.is_lasting() {
+            self.reads.keep(self.key(), &list);
+        }
+        Whole::list(list, cost, held.map(Arc::new))
     }
 
     /// An answer that was kept, if etcd still has its revision, under the header that etcd would
     /// give it now: both are learnt by reading one key at that revision.
-    async fn renewed(self: Arc<Self>, kept: &Assembly) -> Flown {
+    async fn renewed(self: Arc<Self>, kept: &Kept) -> Flown {
         let asked = Arc::new(self.at_one_key(self.request.revision));
         let whole = asked.share().await?;
         let Ok(pieces) = &whole.result else { return Ok(whole) };
@@ -298,10 +311,11 @@ impl Read {
         let header = |bytes: &Bytes| ResponseHeader::decode(bytes.clone()).unwrap_or_default();
         let step = self.reads.protection.page_bytes();
         match Page::parse(&message.payload(), step) {
-            Ok(page) if is_same_store(&header(&page.header), &header(kept.header())) => {
+            Ok(page) if is_same_store(&header(&page.header), &header(kept.list.header())) => {
                 self.reads.metrics.kept.inc();
-                let list = kept.with_header(page.header);
-                Ok(Arc::new(Whole::list(list, Cost::default(), None)))
+                let list = kept.list.with_header(page.header);
+                let held = Some(Arc::clone(&kept.held));
+                Ok(Arc::new(Whole::list(list, Cost::default(), held)))
             }
             _ => self.share().await,
         }
@@ -326,9 +340,13 @@ impl Read {
     }
 
     fn key(&self) -> Key {
-        Key::of(self.cluster.number(), &self.outbound)
+        Key::of(self.cluster.number(), &self.outbound, self.plan.treatment())
     }
 }
+
+/// An answer of this size or less takes no room of its own: about what a connection keeps for each
+/// call in any case.
+const SMALL_BYTES: u64 = 64 << 10;
 
 /// How often a list is begun anew that etcd compacts away beneath it.
 const ATTEMPTS: u32 = 3;
@@ -336,11 +354,6 @@ const ATTEMPTS: u32 = 3;
 /// Another cluster id is another store, whose history is another one, as is one that has gone back.
 fn is_same_store(now: &ResponseHeader, before: &ResponseHeader) -> bool {
     now.cluster_id == before.cluster_id && now.revision >= before.revision
-}
-
-fn fit(held: &mut Held, bytes: u64) {
-    held.grow_to(bytes);
-    held.shrink(bytes);
 }
 
 /// `outbound` without what is one client's own.

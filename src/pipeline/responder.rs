@@ -58,20 +58,14 @@ impl Responder {
         }
     }
 
-    /// Answers with one message.
+    /// Answers with one message, a small one.
     pub async fn message(self, framed: Bytes) {
-        self.pieces(&[framed]).await;
-    }
-
-    /// Answers with one message that is in several pieces.
-    pub async fn pieces(self, pieces: &[Bytes]) {
         let Ok((mut out, mut record)) = self.open(grpc::head()) else { return };
-        for piece in pieces {
-            if out.send(piece.clone()).await.is_err() {
-                return;
-            }
-            record.add_bytes(piece.len());
+        let length = framed.len();
+        if out.send(framed).await.is_err() {
+            return;
         }
+        record.add_bytes(length);
         if out.finish(grpc::trailers(&Status::ok(""))).is_ok() {
             record.end(Code::Ok);
         }

@@ -1,8 +1,8 @@
 //! Answers that are held whole, to be given to several calls.
 
-use super::Responder;
+use super::{Patience, Responder, send_pieces};
 use crate::{
-    admission::{Cost, Held},
+    admission::{Cost, Held, Protection},
     coalesce::Given,
     etcd::errors,
     grpc::Message,
@@ -10,6 +10,8 @@ use crate::{
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tonic::Status;
 
 /// A whole answer to a read. Those who get it share its bytes.
@@ -21,23 +23,31 @@ pub struct Whole {
     cost: Mutex<Option<Cost>>,
     /// The key of the largest key-value, and its size.
     pub largest: Option<(Bytes, u64)>,
-    /// Its room in memory.
-    _held: Option<Held>,
+    /// Its room in memory; none where it is small.
+    held: Option<Arc<Held>>,
     /// That it is a list, and until when it is sent to somebody.
     given: Option<Given>,
+    /// When its turn at etcd had come.
+    departed: Option<Instant>,
 }
 
 impl Whole {
-    pub fn of(message: &Message) -> Self {
+    /// A message as it came, for which `held` was taken.
+    pub fn of(message: &Message, held: Option<Held>) -> Self {
         let cost = Cost { keys: 1, bytes: message.framed().len() as u64 };
-        Self::new(Ok(vec![message.framed()]), cost)
+        Self { held: held.map(Arc::new), ..Self::new(Ok(vec![message.framed()]), cost) }
     }
 
     /// A list; the key-values' bytes are what `held` was taken for.
-    pub fn list(assembly: Assembly, cost: Cost, held: Option<Held>) -> Self {
+    pub fn list(assembly: Assembly, cost: Cost, held: Option<Arc<Held>>) -> Self {
         let largest = assembly.largest();
         let given = Some(Given::default());
-        Self { largest, _held: held, given, ..Self::new(Ok(assembly.finish()), cost) }
+        Self { largest, held, given, ..Self::new(Ok(assembly.finish()), cost) }
+    }
+
+    /// The same, read by a flight whose turn had come then.
+    pub fn since(self, departed: Instant) -> Self {
+        Self { departed: Some(departed), ..self }
     }
 
     pub fn refused(status: Status) -> Self {
@@ -45,7 +55,13 @@ impl Whole {
     }
 
     fn new(result: Result<Vec<Bytes>, Status>, cost: Cost) -> Self {
-        Self { result, cost: Mutex::new(Some(cost)), largest: None, _held: None, given: None }
+        let cost = Mutex::new(Some(cost));
+        Self { result, cost, largest: None, held: None, given: None, departed: None }
+    }
+
+    /// What a call that asked for it at `asked` waited until its turn had come.
+    pub fn waited(&self, asked: Instant) -> Duration {
+        self.departed.map_or(Duration::ZERO, |departed| departed.saturating_duration_since(asked))
     }
 
     /// Those it is sent to, if that takes time.
@@ -64,10 +80,14 @@ impl Whole {
         self.result.as_ref().is_err_and(told)
     }
 
-    /// Answers a call with it.
-    pub async fn send(&self, responder: Responder) {
+    /// Answers a call with it, as its client takes it.
+    pub async fn send(&self, responder: Responder, protection: &Arc<Protection>) {
+        let patience = match &self.held {
+            Some(_) => Patience::with_room(protection),
+            None => Patience::new(protection),
+        };
         match &self.result {
-            Ok(pieces) => responder.pieces(pieces).await,
+            Ok(pieces) => send_pieces(pieces, responder, patience).await,
             Err(status) => responder.status(status),
         }
     }

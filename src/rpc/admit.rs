@@ -163,6 +163,26 @@ impl Context {
         }
     }
 
+    /// What the rules of `plan` charge the call with, whoever reads for it.
+    pub(super) async fn charge_by(
+        &self,
+        placed: &Placed<'_>,
+        subject: &Subject,
+        plan: &Plan,
+        responder: &mut Responder,
+    ) -> Result<Result<Permit, Error>, Gone> {
+        if !plan.charges() {
+            return Ok(Ok(Permit::default()));
+        }
+        let protection = &self.edge.protection;
+        let charging = protection.charge(placed.gate(), subject, plan, self.call.deadline);
+        let charged = responder.unless_gone(Box::pin(charging)).await?;
+        if let (Ok(permit), Some(account)) = (&charged, responder.record.account()) {
+            account.waited += permit.waited;
+        }
+        Ok(charged.map_err(Error::from))
+    }
+
     pub(super) async fn enter_by(
         &self,
         placed: &Placed<'_>,
@@ -174,7 +194,7 @@ impl Context {
         let entering = protection.enter(placed.gate(), subject, plan, self.call.deadline);
         let entered = responder.unless_gone(Box::pin(entering)).await?;
         if let (Ok(permit), Some(account)) = (&entered, responder.record.account()) {
-            account.waited = permit.waited;
+            account.waited += permit.waited;
         }
         Ok(entered.map_err(Error::from))
     }

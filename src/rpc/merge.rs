@@ -14,7 +14,7 @@ use crate::{
         },
     },
     grpc,
-    pipeline::{Responder, Topology},
+    pipeline::{Patience, Responder, Topology, send_pieces},
     routing::Segment,
 };
 use std::pin::pin;
@@ -34,7 +34,10 @@ pub(super) async fn range(
         return responder.status(&status::of(&error));
     }
     match responder.unless_gone(pin!(join(context, request, segments))).await {
-        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
+        Ok(Ok(response)) => {
+            let patience = Patience::new(&context.edge.protection);
+            send_pieces(&[grpc::encode(&response)], responder, patience).await;
+        }
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}
     }

@@ -14,7 +14,7 @@ use crate::{
     upstream,
 };
 use std::{pin::pin, sync::Arc};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 pub(super) async fn range(
@@ -168,18 +168,34 @@ impl Asked<'_> {
         }
     }
 
-    /// Answers with what others may get, too.
+    /// Answers with what others may get, too. The rules that this call obeys hold up nobody else.
     async fn share(self, request: RangeRequest, mut responder: Responder) {
+        let Self { context, placed, subject, plan, .. } = &self;
+        let mut permit = match context.charge_by(placed, subject, plan, &mut responder).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(error)) => return responder.status(&status::of(&error)),
+            Err(Gone) => return,
+        };
+        let asked = Instant::now();
         let reading = pin!(Arc::new(self.read(request)).answer());
         let Ok(read) = responder.unless_gone(pin!(self.in_time(reading))).await else { return };
         match read.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) {
             Ok(whole) => {
+                let cost = self.settled(&whole);
+                permit.settle(cost);
                 if let Some(account) = responder.record.account() {
-                    account.cost = Some(self.settled(&whole));
+                    account.cost = Some(cost);
+                    account.waited += whole.waited(asked);
                 }
-                whole.send(responder).await;
+                let protection = &context.edge.protection;
+                in_turn(&mut permit, pin!(whole.send(responder, protection))).await;
             }
-            Err(Failure::TooLarge) => self.forward(responder).await,
+            Err(Failure::TooLarge) => {
+                // It is charged anew as it is forwarded.
+                permit.settle(Cost::default());
+                drop(permit);
+                self.forward(responder).await;
+            }
             Err(Failure::Upstream(error)) => {
                 responder.status(&status::of(&Error::Upstream(error)));
             }

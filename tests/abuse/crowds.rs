@@ -131,6 +131,32 @@ async fn clients_that_stop_reading_cost_little() -> Result<()> {
     victim.is_unharmed().await
 }
 
+/// Each answer that nobody read was held, in no budget: a client with 400 reads of a megabyte had 400
+/// MiB taken.
+#[tokio::test]
+async fn objects_that_nobody_reads_cost_little() -> Result<()> {
+    const READS: usize = 300;
+    const RSS_MAX: u64 = (64 + 96) << 20;
+    let victim = Victim::with("memory: 64MiB").await?;
+    let mut direct = Client::connect(victim.cluster.endpoints(), None).await?;
+    direct.put("/large", vec![b'x'; 1 << 20], None).await?;
+    let get = encode(&RangeRequest { key: "/large".into(), ..RangeRequest::default() });
+    let mut slow = victim.connect().await?;
+    let mut answers = Vec::new();
+    for _ in 0..READS {
+        let mut call = slow.call(Method::Range.path()).await?;
+        call.sending.send_data(get.clone(), true)?;
+        // One after the other, so that none shares another's.
+        answers.push(call.answer().await?);
+    }
+    victim.serves().await?;
+    let peak = victim.seawall.usage()?.peak_rss_bytes;
+    eprintln!("{} MiB were resident at most", peak >> 20);
+    ensure!(peak < RSS_MAX, "{} MiB were resident", peak >> 20);
+    drop((answers, slow));
+    victim.is_unharmed().await
+}
+
 /// A client that does not read what was sent to it.
 pub(crate) struct Deaf {
     connection: client::Connection<TcpStream, Bytes>,

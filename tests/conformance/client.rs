@@ -20,7 +20,7 @@ use tokio::{
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// So that no window ends before an answer does.
-const WINDOW: u32 = 1 << 30;
+pub(crate) const WINDOW: u32 = 1 << 30;
 
 /// One HTTP/2 connection, driven until this value goes.
 pub(crate) struct Client {
@@ -36,7 +36,10 @@ impl Client {
 
     /// One that takes this many bytes before somebody reads them.
     pub(crate) async fn connect_within(address: SocketAddr, window: u32) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::on(TcpStream::connect(address).await?, window).await
+    }
+
+    pub(crate) async fn on(stream: TcpStream, window: u32) -> Result<Self> {
         stream.set_nodelay(true)?;
         Self::over(stream, "http", window).await
     }

@@ -45,6 +45,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
 };
+use tokio::net::TcpSocket;
 use tonic::Code;
 
 /// One etcd behind one Seawall.
@@ -145,6 +146,13 @@ type Answer<T> = Result<T, Refused>;
 impl Kv {
     async fn connect(address: SocketAddr) -> Result<Self> {
         Ok(Self { client: Client::connect(address).await?, metadata: Vec::new() })
+    }
+
+    async fn connect_from(source: [u8; 4], address: SocketAddr) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let client = Client::on(socket.connect(address).await?, client::WINDOW).await?;
+        Ok(Self { client, metadata: Vec::new() })
     }
 
     fn with(mut self, name: &str, value: &str) -> Self {

@@ -1,6 +1,6 @@
 //! What tells reads apart that others may share.
 
-use crate::{pipeline::token::TOKENS, upstream::Outbound};
+use crate::{admission::Treatment, pipeline::token::TOKENS, upstream::Outbound};
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -16,13 +16,20 @@ pub(super) struct Key {
     metadata: Bytes,
     /// The request as the client encoded it.
     request: Bytes,
+    /// Nobody waits longer than by the rules for his own calls.
+    treatment: Treatment,
 }
 
 impl Key {
     /// Of what is asked of the cluster of this number.
-    pub(super) fn of(cluster: u64, outbound: &Outbound) -> Self {
+    pub(super) fn of(cluster: u64, outbound: &Outbound, treatment: Treatment) -> Self {
         let request = outbound.body.clone().unwrap_or_default();
-        Self { cluster, metadata: looked_at(&outbound.headers), request }
+        Self { cluster, metadata: looked_at(&outbound.headers), request, treatment }
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn size(&self) -> u64 {
+        (self.metadata.len() + self.request.len()) as u64
     }
 }
 

@@ -31,8 +31,12 @@ pub(super) struct ReadMetrics {
 /// An answer at an explicit revision.
 pub(super) struct Kept {
     pub(super) list: Assembly,
-    _held: Held,
+    /// The room that it takes, also while it is sent after it was given up.
+    pub(super) held: Arc<Held>,
 }
+
+/// What it takes to keep an answer, besides its bytes and those of its key.
+const KEPT_BYTES: u64 = 1024;
 
 impl Reads {
     pub fn new(protection: Arc<Protection>, registry: &mut Registry) -> Arc<Self> {
@@ -46,7 +50,7 @@ impl Reads {
             registry.register(name, help, counter.clone());
         }
         let config = protection.coalescing();
-        let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.list.bytes()));
+        let pinned = Arc::new(Pinned::new(config.pinned_bytes, |kept: &Kept| kept.held.bytes()));
         let kept = Arc::downgrade(&pinned);
         protection.memory.reclaim_by(move || {
             if let Some(kept) = kept.upgrade() {
@@ -75,11 +79,12 @@ impl Reads {
     }
 
     /// Keeps an answer at an explicit revision, if there is room.
-    pub(super) fn keep(&self, key: impl FnOnce() -> Key, list: &Assembly) {
-        if self.pinned.takes(list.bytes())
-            && let Some(room) = self.protection.memory.try_hold(list.bytes())
+    pub(super) fn keep(&self, key: Key, list: &Assembly) {
+        let bytes = list.bytes() + key.size() + KEPT_BYTES;
+        if self.pinned.takes(bytes)
+            && let Some(held) = self.protection.memory.try_hold(bytes)
         {
-            self.pinned.put(key(), Arc::new(Kept { list: list.clone(), _held: room }));
+            self.pinned.put(key, Arc::new(Kept { list: list.clone(), held: Arc::new(held) }));
         }
     }
 
