@@ -194,5 +194,12 @@ fn chart_pod_and_program_have_one_version() -> Result<()> {
     let image = format!("seawall:{}", env!("CARGO_PKG_VERSION"));
     let pod = read("deploy/static-pod/seawall.yaml")?;
     ensure!(field(&pod, "image").is_some_and(|name| name.ends_with(&image)), "not {image}");
+    for guide in ["kubeadm", "kubernetes"] {
+        let guide = read(&format!("docs/deploy/{guide}.md"))?;
+        let named = guide.split_whitespace().filter(|word| word.contains("/seawall:"));
+        let named: Vec<_> = named.map(|word| word.trim_matches(['`', '(', ')', ':'])).collect();
+        ensure!(!named.is_empty(), "where an image comes from is not said");
+        ensure!(named.iter().all(|name| name.ends_with(&image)), "{named:?}, and not {image}");
+    }
     Ok(())
 }
