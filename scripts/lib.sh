@@ -12,6 +12,8 @@ skipped() {
   say "SKIPPED: $*"
   if [ -n "${SEAWALL_SKIPPED:-}" ]; then printf '%s\n' "$*" >>"$SEAWALL_SKIPPED"; fi
 }
+# The guides and their pictures, by their paths in the repository.
+guides() { (cd "$repo" && find docs -type f \( -name '*.md' -o -name '*.png' \) | sort); }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # A half-built tool must never be found by its final path, so everything is built in a staging

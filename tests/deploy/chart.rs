@@ -28,12 +28,58 @@ fn manifest(documents: &[String]) -> String {
 
 #[test]
 fn the_manifests_are_what_the_chart_makes() -> Result<()> {
-    let Some(documents) = render(&["serviceMonitor.enabled=true"])? else { return Ok(()) };
-    // Apart, since it is understood only where the Prometheus operator is.
-    let (monitors, rest): (Vec<_>, Vec<_>) =
-        documents.into_iter().partition(|document| document.contains("\nkind: ServiceMonitor\n"));
-    holds("deploy/manifests/servicemonitor.yaml", &manifest(&monitors))?;
+    let values = ["serviceMonitor.enabled=true", "prometheusRule.enabled=true"];
+    let Some(mut rest) = render(&values)? else { return Ok(()) };
+    // Apart, since they are understood only where the Prometheus operator is.
+    for (kind, file) in
+        [("ServiceMonitor", "servicemonitor.yaml"), ("PrometheusRule", "prometheusrule.yaml")]
+    {
+        let is_it = format!("\nkind: {kind}\n");
+        let own: Vec<_> = rest.extract_if(.., |document| document.contains(&is_it)).collect();
+        ensure!(own.len() == 1, "{} of {kind}", own.len());
+        holds(&format!("deploy/manifests/{file}"), &manifest(&own))?;
+    }
     holds("deploy/manifests/seawall.yaml", &manifest(&rest))
+}
+
+/// The chart may read no file outside of it.
+#[test]
+fn the_chart_has_the_alerts_that_there_are() -> Result<()> {
+    holds(&format!("{CHART}/files/alerts.yaml"), &read("deploy/prometheus/alerts.yaml")?)
+}
+
+#[test]
+fn alerts_lead_to_the_docs_that_an_operator_has() -> Result<()> {
+    let docs = "prometheusRule.docs=https://git.example/seawall/docs/";
+    let Some(documents) = render(&["prometheusRule.enabled=true", docs])? else { return Ok(()) };
+    let rules = documents.iter().find(|document| document.contains("\nkind: PrometheusRule\n"));
+    let rules = rules.context("the rules")?;
+    let base = "runbook_url: https://git.example/seawall/docs/deploy/alerts.md#seawall";
+    ensure!(!rules.contains("runbook:"), "{rules}");
+    assert_eq!(rules.matches(base).count(), rules.matches("- alert: ").count());
+    Ok(())
+}
+
+/// The audit could not be written to a file, for there was no place.
+#[test]
+fn what_seawall_writes_has_a_place_where_it_is_given_one() -> Result<()> {
+    let Some(documents) = render(&[
+        "config.log.audit_file=/var/log/seawall/audit.jsonl",
+        "extraVolumes[0].name=logs,extraVolumes[0].emptyDir.sizeLimit=1Gi",
+        "extraVolumeMounts[0].name=logs,extraVolumeMounts[0].mountPath=/var/log/seawall",
+    ])?
+    else {
+        return Ok(());
+    };
+    let file = settings(&documents)?.log.audit_file.context("a file")?;
+    let text = documents.concat();
+    let place = file.parent().context("a directory")?.display();
+    ensure!(text.contains(&format!("mountPath: {place}\n")), "{text}");
+    ensure!(
+        text.contains("- emptyDir:\n            sizeLimit: 1Gi\n          name: logs"),
+        "{text}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -148,5 +194,12 @@ fn chart_pod_and_program_have_one_version() -> Result<()> {
     let image = format!("seawall:{}", env!("CARGO_PKG_VERSION"));
     let pod = read("deploy/static-pod/seawall.yaml")?;
     ensure!(field(&pod, "image").is_some_and(|name| name.ends_with(&image)), "not {image}");
+    for guide in ["kubeadm", "kubernetes"] {
+        let guide = read(&format!("docs/deploy/{guide}.md"))?;
+        let named = guide.split_whitespace().filter(|word| word.contains("/seawall:"));
+        let named: Vec<_> = named.map(|word| word.trim_matches(['`', '(', ')', ':'])).collect();
+        ensure!(!named.is_empty(), "where an image comes from is not said");
+        ensure!(named.iter().all(|name| name.ends_with(&image)), "{named:?}, and not {image}");
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The commands of the guides in `docs/deploy`, run in their order against a real etcd, in a directory
-//! that stands for the machine's root. A command is left out only if it needs what `ELSEWHERE` names.
+//! that stands for the machine's root. A command is left out only if it needs what `ELSEWHERE` names. What
+//! a guide does not say is not done for it: its reader has the files that it names, and nothing else.
 
 use crate::{is_installed, layouts, read, repo, scratch, seawall, skipped, succeeds, tools};
 use anyhow::{Context, Result, bail, ensure};
@@ -7,13 +8,14 @@ use seawall_testkit::{Binaries, Cluster, Pki, SeawallProcess};
 use std::{env, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 /// Commands that need a cluster of Kubernetes, a running systemd, another user or a build.
-const ELSEWHERE: [&str; 10] = [
+const ELSEWHERE: [&str; 11] = [
     "kubectl ",
     "systemctl ",
     "systemd-sysusers ",
     "systemd-analyze security seawall",
     "journalctl ",
-    "sudo install ",
+    "docker ",
+    "ctr ",
     "sudo apt ",
     "make build",
     "helm upgrade ",
@@ -51,6 +53,12 @@ fn sections(guide: &str) -> Result<Vec<(String, Vec<String>)>> {
     Ok(sections)
 }
 
+/// The address of a member that the guide has its reader put in.
+const MEMBER: &str = "192.168.0.21:2379";
+
+/// Certificates that whoever follows the guide has in the directory that he stands in.
+const CERTIFICATES: &str = " ca.crt server.crt server.key client.crt client.key ";
+
 /// A machine of its own: files below `root`, an etcd, and Seawall once it was started.
 struct Machine {
     root: PathBuf,
@@ -60,19 +68,37 @@ struct Machine {
 
 impl Machine {
     /// With etcd's certificates where kubeadm puts them, and kube-apiserver's manifest.
-    async fn start(name: &str) -> Result<Self> {
+    async fn with_kubeadm(name: &str) -> Result<Self> {
+        let (machine, pki) = Self::start(name).await?;
+        layouts::install_certificates(&pki, &machine.root)?;
+        let manifests = machine.root.join("etc/kubernetes/manifests");
+        fs::create_dir_all(&manifests)?;
+        fs::write(manifests.join("kube-apiserver.yaml"), KUBE_APISERVER)?;
+        Ok(machine)
+    }
+
+    /// With certificates in a directory, and none in place.
+    async fn bare(name: &str) -> Result<Self> {
+        let (machine, pki) = Self::start(name).await?;
+        let own = machine.root.join("own");
+        fs::create_dir_all(&own)?;
+        fs::copy(pki.ca(), own.join("ca.crt"))?;
+        for (identity, name) in [(pki.server()?, "server"), (pki.client("seawall")?, "client")] {
+            fs::copy(&identity.cert, own.join(name).with_extension("crt"))?;
+            fs::copy(&identity.key, own.join(name).with_extension("key"))?;
+        }
+        Ok(machine)
+    }
+
+    async fn start(name: &str) -> Result<(Self, Pki)> {
         let root = scratch(name)?;
         let pki = Pki::new()?;
         let etcd = Cluster::builder().tls(&pki).client_cert_auth().start().await?;
-        layouts::install_certificates(&pki, &root)?;
-        let manifests = root.join("etc/kubernetes/manifests");
-        fs::create_dir_all(&manifests)?;
-        fs::write(manifests.join("kube-apiserver.yaml"), KUBE_APISERVER)?;
         let bin = root.join("bin");
         fs::create_dir_all(&bin)?;
         symlink(seawall(), bin.join("seawall"))?;
         symlink(Binaries::selected()?.etcdctl(), bin.join("etcdctl"))?;
-        Ok(Self { root, etcd, seawall: None })
+        Ok((Self { root, etcd, seawall: None }, pki))
     }
 
     fn config(&self) -> PathBuf {
@@ -101,10 +127,21 @@ impl Machine {
         Ok(())
     }
 
-    /// A command of the guide with the places and ports of this machine.
+    /// The configuration as it is, for a machine whose root is a directory.
+    fn move_config(&self) -> Result<()> {
+        let text = fs::read_to_string(self.config())?;
+        Ok(fs::write(self.config(), layouts::below(&self.root, &text))?)
+    }
+
+    /// A command of the guide with the places and ports of this machine, and the group of who runs it.
     fn translate(&self, command: &str) -> Result<String> {
         let root = self.root.display();
+        let member = self.etcd.member(0).endpoint();
+        let own = CERTIFICATES.replace(' ', &format!(" {root}/own/"));
         let mut command = command
+            .replace(MEMBER, member.trim_start_matches("https://"))
+            .replace(CERTIFICATES, own.trim_end_matches(&format!("{root}/own/")))
+            .replace(" -g seawall ", " ")
             .replace(" /etc/", &format!(" {root}/etc/"))
             .replace(">/etc/", &format!(">{root}/etc/"))
             .replace(" /usr/", &format!(" {root}/usr/"))
@@ -186,7 +223,7 @@ fn etcd_servers(machine: &Machine) -> Result<String> {
 
 #[tokio::test]
 async fn kubeadm() -> Result<()> {
-    let mut machine = Machine::start("kubeadm").await?;
+    let mut machine = Machine::with_kubeadm("kubeadm").await?;
     for (title, commands) in sections("kubeadm")? {
         follow(&mut machine, &commands, async |machine, command| {
             if command.starts_with("sed -i ") {
@@ -221,26 +258,30 @@ async fn kubeadm() -> Result<()> {
 
 #[tokio::test]
 async fn systemd() -> Result<()> {
-    let mut machine = Machine::start("systemd-guide").await?;
+    let mut machine = Machine::bare("systemd-guide").await?;
     for (title, commands) in sections("systemd")? {
         follow(&mut machine, &commands, async |machine, command| {
-            match command.starts_with("install ") && command.contains("seawall.yaml") {
-                true => machine.edit_config(),
+            match command.starts_with("sed -i ") {
+                true => machine.move_config(),
                 false => Ok(()),
             }
         })
         .await?;
-        if title == "Install" {
-            machine.start_seawall().await?;
+        match &*title {
+            // systemd does.
+            "Install" => machine.start_seawall().await?,
+            "Take out" => {
+                ensure!(!machine.root.join("etc/seawall").exists(), "something is left");
+            }
+            _ => {}
         }
     }
-    ensure!(!machine.config().exists(), "something is left");
     Ok(())
 }
 
 #[tokio::test]
 async fn kubernetes() -> Result<()> {
-    let mut machine = Machine::start("kubernetes").await?;
+    let mut machine = Machine::with_kubeadm("kubernetes").await?;
     fs::create_dir_all(machine.root.join("etc/seawall"))?;
     fs::copy(repo().join("deploy/layouts/one-external.yaml"), machine.config())?;
     machine.edit_config()?;
@@ -253,7 +294,7 @@ async fn kubernetes() -> Result<()> {
 
 #[tokio::test]
 async fn debian() -> Result<()> {
-    let mut machine = Machine::start("debian").await?;
+    let mut machine = Machine::with_kubeadm("debian").await?;
     for (_, commands) in sections("debian")? {
         follow(&mut machine, &commands, async |machine, command| {
             let package = machine.root.join("debian").join("seawall_*.deb");

@@ -1,10 +1,10 @@
 //! What goes into a release, and how safe it is as it is shipped.
 
-use crate::{is_installed, layouts, repo, run, scratch, seawall, skipped};
+use crate::{is_installed, layouts, repo, run, scratch, seawall, skipped, succeeds};
 use anyhow::{Context, Result, ensure};
 use seawall::config::{self, Flags, Settings};
 use serde_json::Value;
-use std::fs;
+use std::{fs, process::Command};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -51,6 +51,33 @@ fn man_pages_and_completions_lie_where_systems_look() -> Result<()> {
     let page = share.join("man/man1/seawall-run.1.gz");
     let (text, _) = run("gzip", &["-dc".as_ref(), page.as_os_str()])?;
     ensure!(text.contains(".TH") && text.contains("upstream"), "{text}");
+    Ok(())
+}
+
+/// A release was made of whatever lay in the directory.
+#[test]
+fn what_is_not_committed_makes_no_release() -> Result<()> {
+    if !is_installed("git") {
+        skipped("a release of a changed tree was NOT tried: there is no git");
+        return Ok(());
+    }
+    let tree = scratch("dirty")?;
+    fs::create_dir_all(tree.join("scripts"))?;
+    for file in ["scripts/dist", "scripts/lib.sh", "Cargo.toml"] {
+        fs::copy(repo().join(file), tree.join(file))?;
+    }
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=somebody", "-c", "user.email=somebody@localhost"];
+        succeeds(Command::new("git").args(who).args(args).current_dir(&tree))
+    };
+    git(&["init", "--quiet"])?;
+    git(&["add", "."])?;
+    git(&["commit", "--quiet", "--message=a release"])?;
+    fs::write(tree.join("forgotten"), "")?;
+    let output = Command::new(tree.join("scripts/dist")).env_remove("DIRTY").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("?? forgotten"), "{said}");
+    ensure!(!tree.join("target").exists(), "it has begun");
     Ok(())
 }
 

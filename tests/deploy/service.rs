@@ -175,6 +175,21 @@ fn systemd_takes_the_unit_and_finds_it_hardened() -> Result<()> {
     Ok(())
 }
 
+/// `log.audit_file` could not be opened, since the unit let nothing be written.
+#[test]
+fn the_unit_lets_files_be_written_where_the_example_has_them() -> Result<()> {
+    let unit = read("deploy/systemd/seawall.service")?;
+    let example = read("config/example.yaml")?;
+    for (directory, below, key) in
+        [("LogsDirectory", "/var/log", "audit_file"), ("StateDirectory", "/var/lib", "file")]
+    {
+        let name = unit.lines().find_map(|line| line.strip_prefix(directory)?.strip_prefix('='));
+        let place = format!("#{key}: {below}/{}/", name.context(directory)?);
+        ensure!(example.contains(&place), "no {place} in the example");
+    }
+    Ok(())
+}
+
 /// systemd has to wait as long as a drain takes.
 #[test]
 fn the_unit_lets_a_drain_end() -> Result<()> {
