@@ -51,7 +51,7 @@ pub struct App {
     traces: Option<Arc<Traces>>,
     families: Families,
     workers: Arc<Workers>,
-    /// Accepting, and the operator's port.
+    /// The operator's port, and asking data threads for turns.
     tasks: Vec<AbortOnDropHandle<()>>,
     accepting: Vec<AbortOnDropHandle<()>>,
     /// Tells when etcd is reached.
@@ -129,6 +129,7 @@ impl App {
             attribution: Arc::clone(&attribution),
             protection: Arc::clone(&protection),
             calls: call_metrics,
+            workers: Arc::clone(&workers),
         };
         let mut app = Self {
             backends,
@@ -148,6 +149,9 @@ impl App {
             settings,
         };
         app.serve_admin(view, inherited).await?;
+        let workers = Arc::clone(&app.workers);
+        let asking = async move { workers.ask().await };
+        app.tasks.push(AbortOnDropHandle::new(tokio::spawn(asking)));
         app.accept();
         let protections: Vec<_> = app
             .protection
