@@ -7,6 +7,7 @@ mod leases;
 mod process;
 mod reaching;
 mod succession;
+mod switched;
 
 pub use process::run;
 
@@ -33,6 +34,7 @@ use prometheus_client::registry::Registry;
 use reaching::await_etcd;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use succession::{ADMIN, AdminPort, reach_etcd};
+use switched::Switched;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -86,6 +88,9 @@ impl App {
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
         let backends = start_backends(&settings, &Backends::new(), &families, &protection)?;
+        if let Some(note) = inherited.note() {
+            Switched::read(note).take_over(&protection, &backends);
+        }
         let traces = settings.tracing.as_ref().map(Traces::start).transpose()?.map(Arc::new);
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
