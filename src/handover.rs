@@ -10,8 +10,12 @@
 //!
 //! What else the successor is to know comes as one more socket, which holds a text: a version that
 //! does not ask for it takes it for a listener's that it does not have.
+//!
+//! A service manager may hold the sockets, too, as systemd does for a `.socket` unit: connections
+//! then wait in them also while a process that has crashed is started again.
 
 use anyhow::{Context, bail};
+use listenfd::ListenFd;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -56,10 +60,11 @@ const READY_MAX: Duration = Duration::from_secs(60);
 
 const READY: &[u8] = b"ready";
 
-/// What came from a predecessor, if there is one.
+/// What came from a predecessor, or from the service manager, if anything did.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(String, TcpListener)>,
+    /// With the names by which a predecessor tells them apart.
+    sockets: Vec<(Option<String>, TcpListener)>,
     note: Option<String>,
     predecessor: Option<UnixStream>,
 }
@@ -72,10 +77,29 @@ impl Inherited {
     /// When it was started by a predecessor that hands nothing over.
     pub fn receive() -> anyhow::Result<Self> {
         if env::var_os(MARK).as_deref() != Some(OsStr::new("stdin")) {
-            return Ok(Self::default());
+            return Ok(Self::passed(ListenFd::from_env()));
         }
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         Self::from(UnixStream::from(stdin)).context("taking sockets over")
+    }
+
+    /// What the service manager holds, as `LISTEN_FDS` tells.
+    fn passed(mut descriptors: ListenFd) -> Self {
+        let mut this = Self::default();
+        for index in 0..descriptors.len() {
+            match descriptors.take_tcp_listener(index) {
+                Ok(socket) => this.sockets.extend(socket.map(|socket| (None, socket))),
+                Err(error) => {
+                    tracing::warn!(%error, "passed by the service manager, and of no use")
+                }
+            }
+        }
+        let addresses = this.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok());
+        let addresses: Vec<_> = addresses.collect();
+        if !addresses.is_empty() {
+            tracing::info!(?addresses, "sockets were passed by the service manager");
+        }
+        this
     }
 
     fn from(mut stream: UnixStream) -> anyhow::Result<Self> {
@@ -102,7 +126,7 @@ impl Inherited {
         let (notes, sockets): (Vec<_>, Vec<_>) =
             names.into_iter().zip(sockets).partition(|(name, _)| name == NOTE);
         let note = notes.into_iter().next().map(|(_, socket)| read(socket)).transpose()?;
-        let listener = |(name, socket)| (name, TcpListener::from(socket));
+        let listener = |(name, socket)| (Some(name), TcpListener::from(socket));
         let sockets = sockets.into_iter().map(listener).collect();
         Ok(Self { sockets, note, predecessor: Some(stream) })
     }
@@ -117,14 +141,20 @@ impl Inherited {
         self.note.as_deref()
     }
 
-    /// The socket of this name, if it is the one of `address`; port 0 is any.
+    /// The socket of this name, if it is the one of `address`, where port 0 is any; or one without a
+    /// name that is.
     pub fn take(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
-        let serves = |socket: &TcpListener| {
-            socket.local_addr().is_ok_and(|own| {
-                own.ip() == address.ip() && [own.port(), 0].contains(&address.port())
-            })
+        let serves = |(own, socket): &(Option<String>, TcpListener)| {
+            let Ok(served) = socket.local_addr() else { return false };
+            match own {
+                None => served == address,
+                Some(own) => {
+                    let port = [served.port(), 0].contains(&address.port());
+                    own == name && served.ip() == address.ip() && port
+                }
+            }
         };
-        let found = self.sockets.iter().position(|(own, socket)| own == name && serves(socket))?;
+        let found = self.sockets.iter().position(serves)?;
         Some(self.sockets.swap_remove(found).1)
     }
 
@@ -134,6 +164,11 @@ impl Inherited {
     ///
     /// When there is none any more, or it has given this process up.
     pub fn ready(self) -> anyhow::Result<()> {
+        // What the service manager holds stays open, and those who connect wait for nobody.
+        let passed = self.sockets.iter().filter(|(name, _)| name.is_none());
+        for address in passed.filter_map(|(_, socket)| socket.local_addr().ok()) {
+            tracing::warn!(%address, "a socket was passed, and no listener has its address");
+        }
         let Some(mut predecessor) = self.predecessor else { return Ok(()) };
         predecessor.write_all(READY).context("the predecessor is gone")
     }
@@ -250,6 +285,20 @@ mod tests {
         let mut said = [0; READY.len()];
         (&here).read_exact(&mut said).expect("it is told");
         assert_eq!(said, READY);
+    }
+
+    #[test]
+    fn sockets_without_names_are_told_apart_by_their_addresses() {
+        let sockets = [listen(), listen()];
+        let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("an address"));
+        let sockets = sockets.into_iter().map(|socket| (None, socket)).collect();
+        let mut inherited = Inherited { sockets, ..Inherited::default() };
+        let any = SocketAddr::new(addresses[1].ip(), 0);
+        assert!(inherited.take("main", any).is_none(), "which one, nobody has said");
+        let taken = inherited.take("main", addresses[1]).expect("it is there");
+        assert_eq!(taken.local_addr().expect("an address"), addresses[1]);
+        assert!(inherited.take("main", addresses[1]).is_none(), "it is taken");
+        inherited.ready().expect("there is nobody to tell");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Load {
 }
 
 /// A call that was not sent may be sent to another; one that was sent must be answered.
-async fn put(client: &Client, key: &str) -> Result<Result<i64>> {
+pub(crate) async fn put(client: &Client, key: &str) -> Result<Result<i64>> {
     let request = PutRequest { key: key.to_owned().into(), ..PutRequest::default() };
     let Ok(mut call) = client.call(Method::Put.path(), &[]).await else {
         bail!("the connection takes no more calls");
