@@ -7,6 +7,7 @@ mod leases;
 mod process;
 mod reaching;
 mod succession;
+mod switched;
 
 pub use process::run;
 
@@ -33,6 +34,7 @@ use prometheus_client::registry::Registry;
 use reaching::await_etcd;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use succession::{ADMIN, AdminPort, reach_etcd};
+use switched::Switched;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -51,7 +53,7 @@ pub struct App {
     traces: Option<Arc<Traces>>,
     families: Families,
     workers: Arc<Workers>,
-    /// Accepting, and the operator's port.
+    /// The operator's port, and asking data threads for turns.
     tasks: Vec<AbortOnDropHandle<()>>,
     accepting: Vec<AbortOnDropHandle<()>>,
     /// Tells when etcd is reached.
@@ -86,6 +88,9 @@ impl App {
         let workers = Arc::new(Workers::start(settings.workers).context("data threads")?);
         let signals = Signals::default();
         let backends = start_backends(&settings, &Backends::new(), &families, &protection)?;
+        if let Some(note) = inherited.note() {
+            Switched::read(note).take_over(&protection, &backends);
+        }
         let traces = settings.tracing.as_ref().map(Traces::start).transpose()?.map(Arc::new);
         let page = Page(Arc::new({
             let registry = Arc::clone(&registry);
@@ -129,6 +134,7 @@ impl App {
             attribution: Arc::clone(&attribution),
             protection: Arc::clone(&protection),
             calls: call_metrics,
+            workers: Arc::clone(&workers),
         };
         let mut app = Self {
             backends,
@@ -148,6 +154,9 @@ impl App {
             settings,
         };
         app.serve_admin(view, inherited).await?;
+        let workers = Arc::clone(&app.workers);
+        let asking = async move { workers.ask().await };
+        app.tasks.push(AbortOnDropHandle::new(tokio::spawn(asking)));
         app.accept();
         let protections: Vec<_> = app
             .protection

@@ -7,8 +7,15 @@
 //!
 //! Both have the same sockets then, so that no connection is refused or reset: what the kernel has
 //! queued, whichever accepts takes. A successor that ends or says nothing changes nothing.
+//!
+//! What else the successor is to know comes as one more socket, which holds a text: a version that
+//! does not ask for it takes it for a listener's that it does not have.
+//!
+//! A service manager may hold the sockets, too, as systemd does for a `.socket` unit: connections
+//! then wait in them also while a process that has crashed is started again.
 
 use anyhow::{Context, bail};
+use listenfd::ListenFd;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -40,6 +47,12 @@ const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// The kernel sends no more at once.
 const SOCKETS_MAX: usize = 253;
 
+/// The name of the socket that holds a text; no listener has such a one.
+const NOTE: &str = "@note";
+
+/// More than the kernel keeps of it.
+const NOTE_BYTES_MAX: u64 = 1 << 20;
+
 const NAMES_BYTES_MAX: usize = 64 << 10;
 
 /// A successor that is not ready after this long is ended.
@@ -47,10 +60,12 @@ const READY_MAX: Duration = Duration::from_secs(60);
 
 const READY: &[u8] = b"ready";
 
-/// What came from a predecessor, if there is one.
+/// What came from a predecessor, or from the service manager, if anything did.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(String, TcpListener)>,
+    /// With the names by which a predecessor tells them apart.
+    sockets: Vec<(Option<String>, TcpListener)>,
+    note: Option<String>,
     predecessor: Option<UnixStream>,
 }
 
@@ -62,10 +77,29 @@ impl Inherited {
     /// When it was started by a predecessor that hands nothing over.
     pub fn receive() -> anyhow::Result<Self> {
         if env::var_os(MARK).as_deref() != Some(OsStr::new("stdin")) {
-            return Ok(Self::default());
+            return Ok(Self::passed(ListenFd::from_env()));
         }
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         Self::from(UnixStream::from(stdin)).context("taking sockets over")
+    }
+
+    /// What the service manager holds, as `LISTEN_FDS` tells.
+    fn passed(mut descriptors: ListenFd) -> Self {
+        let mut this = Self::default();
+        for index in 0..descriptors.len() {
+            match descriptors.take_tcp_listener(index) {
+                Ok(socket) => this.sockets.extend(socket.map(|socket| (None, socket))),
+                Err(error) => {
+                    tracing::warn!(%error, "passed by the service manager, and of no use")
+                }
+            }
+        }
+        let addresses = this.sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok());
+        let addresses: Vec<_> = addresses.collect();
+        if !addresses.is_empty() {
+            tracing::info!(?addresses, "sockets were passed by the service manager");
+        }
+        this
     }
 
     fn from(mut stream: UnixStream) -> anyhow::Result<Self> {
@@ -84,12 +118,17 @@ impl Inherited {
             RecvAncillaryMessage::ScmRights(sockets) => sockets.collect(),
             _ => Vec::new(),
         });
-        let sockets: Vec<_> = sockets.map(TcpListener::from).collect();
+        let sockets: Vec<OwnedFd> = sockets.collect();
         let names: Vec<_> = String::from_utf8(names)?.lines().map(str::to_owned).collect();
         if names.len() != sockets.len() {
             bail!("{} names for {} sockets", names.len(), sockets.len());
         }
-        Ok(Self { sockets: names.into_iter().zip(sockets).collect(), predecessor: Some(stream) })
+        let (notes, sockets): (Vec<_>, Vec<_>) =
+            names.into_iter().zip(sockets).partition(|(name, _)| name == NOTE);
+        let note = notes.into_iter().next().map(|(_, socket)| read(socket)).transpose()?;
+        let listener = |(name, socket)| (Some(name), TcpListener::from(socket));
+        let sockets = sockets.into_iter().map(listener).collect();
+        Ok(Self { sockets, note, predecessor: Some(stream) })
     }
 
     /// Whether there is a predecessor.
@@ -97,14 +136,25 @@ impl Inherited {
         self.predecessor.is_some()
     }
 
-    /// The socket of this name, if it is the one of `address`; port 0 is any.
+    /// The text that came along, of a predecessor whose version sends one.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// The socket of this name, if it is the one of `address`, where port 0 is any; or one without a
+    /// name that is.
     pub fn take(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
-        let serves = |socket: &TcpListener| {
-            socket.local_addr().is_ok_and(|own| {
-                own.ip() == address.ip() && [own.port(), 0].contains(&address.port())
-            })
+        let serves = |(own, socket): &(Option<String>, TcpListener)| {
+            let Ok(served) = socket.local_addr() else { return false };
+            match own {
+                None => served == address,
+                Some(own) => {
+                    let port = [served.port(), 0].contains(&address.port());
+                    own == name && served.ip() == address.ip() && port
+                }
+            }
         };
-        let found = self.sockets.iter().position(|(own, socket)| own == name && serves(socket))?;
+        let found = self.sockets.iter().position(serves)?;
         Some(self.sockets.swap_remove(found).1)
     }
 
@@ -114,17 +164,25 @@ impl Inherited {
     ///
     /// When there is none any more, or it has given this process up.
     pub fn ready(self) -> anyhow::Result<()> {
+        // What the service manager holds stays open, and those who connect wait for nobody.
+        let passed = self.sockets.iter().filter(|(name, _)| name.is_none());
+        for address in passed.filter_map(|(_, socket)| socket.local_addr().ok()) {
+            tracing::warn!(%address, "a socket was passed, and no listener has its address");
+        }
         let Some(mut predecessor) = self.predecessor else { return Ok(()) };
         predecessor.write_all(READY).context("the predecessor is gone")
     }
 }
 
-/// Starts this program again with these sockets and waits until it serves. Returns its process id.
+/// Starts this program again with these sockets and a text, and waits until it serves. Returns its
+/// process id.
 ///
 /// # Errors
 ///
 /// When it does not come to that; then it has ended.
-pub async fn hand_over(sockets: &[(String, OwnedFd)]) -> anyhow::Result<u32> {
+pub async fn hand_over(mut sockets: Vec<(String, OwnedFd)>, note: &str) -> anyhow::Result<u32> {
+    sockets
+        .push((NOTE.into(), written(note).context("more is to be told than there is room for")?));
     let (ours, theirs) = UnixStream::pair()?;
     let mut args = env::args_os();
     let program = args.next().context("the name of the program")?;
@@ -136,7 +194,7 @@ pub async fn hand_over(sockets: &[(String, OwnedFd)]) -> anyhow::Result<u32> {
         .spawn()
         .context("starting the successor")?;
     let mut successor = Successor(Some(child));
-    send(&ours, sockets).context("handing sockets over")?;
+    send(&ours, &sockets).context("handing sockets over")?;
     ours.set_nonblocking(true)?;
     let mut ours = tokio::net::UnixStream::from_std(ours)?;
     let mut said = [0; READY.len()];
@@ -163,6 +221,21 @@ fn send(stream: &UnixStream, sockets: &[(String, OwnedFd)]) -> anyhow::Result<()
         sendmsg(stream, &[IoSlice::new(names.as_bytes())], &mut control, SendFlags::empty())?;
     let mut stream = stream;
     Ok(stream.write_all(&names.as_bytes()[sent..])?)
+}
+
+/// A socket out of which this text can be read to its end.
+fn written(note: &str) -> io::Result<OwnedFd> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    // Nobody reads yet: what does not fit must not be waited for.
+    ours.set_nonblocking(true)?;
+    ours.write_all(note.as_bytes())?;
+    Ok(theirs.into())
+}
+
+fn read(note: OwnedFd) -> io::Result<String> {
+    let mut text = String::new();
+    UnixStream::from(note).take(NOTE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The other process, which is ended with this value unless it stays.
@@ -196,9 +269,12 @@ mod tests {
         let (here, there) = UnixStream::pair().expect("a pair");
         let (main, admin) = (listen(), listen());
         let addresses = [&main, &admin].map(|socket| socket.local_addr().expect("an address"));
-        send(&here, &[("main".into(), main.into()), ("@admin".into(), admin.into())])
-            .expect("they are sent");
+        let note = written("a note").expect("there is room");
+        let sockets =
+            [("main".into(), main.into()), (NOTE.into(), note), ("@admin".into(), admin.into())];
+        send(&here, &sockets).expect("they are sent");
         let mut inherited = Inherited::from(there).expect("they arrive");
+        assert_eq!(inherited.note(), Some("a note"));
         assert!(inherited.take("other", addresses[0]).is_none());
         assert!(inherited.take("main", addresses[1]).is_none(), "another address");
         let any = SocketAddr::new(addresses[1].ip(), 0);
@@ -209,5 +285,25 @@ mod tests {
         let mut said = [0; READY.len()];
         (&here).read_exact(&mut said).expect("it is told");
         assert_eq!(said, READY);
+    }
+
+    #[test]
+    fn sockets_without_names_are_told_apart_by_their_addresses() {
+        let sockets = [listen(), listen()];
+        let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("an address"));
+        let sockets = sockets.into_iter().map(|socket| (None, socket)).collect();
+        let mut inherited = Inherited { sockets, ..Inherited::default() };
+        let any = SocketAddr::new(addresses[1].ip(), 0);
+        assert!(inherited.take("main", any).is_none(), "which one, nobody has said");
+        let taken = inherited.take("main", addresses[1]).expect("it is there");
+        assert_eq!(taken.local_addr().expect("an address"), addresses[1]);
+        assert!(inherited.take("main", addresses[1]).is_none(), "it is taken");
+        inherited.ready().expect("there is nobody to tell");
+    }
+
+    #[test]
+    fn a_note_without_room_is_an_error_and_no_wait() {
+        written(&"a".repeat(64 << 10)).expect("there is room");
+        written(&"a".repeat(16 << 20)).expect_err("there is none");
     }
 }

@@ -179,6 +179,49 @@ clusters:
     Ok(())
 }
 
+/// Started again and again by a service manager, it would come no further.
+#[test]
+fn an_audit_that_cannot_be_written_is_a_wrong_configuration() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (there, new) = (dir.path().join("there"), dir.path().join("new"));
+    fs::write(&there, "a line\n").expect("the file can be written");
+    let config = |audit: &Path, trace: &Path| {
+        let (audit, trace) = (audit.display(), trace.display());
+        let text = format!(
+            "clusters: {{main: {{endpoints: [http://127.0.0.1:1]}}}}
+log:
+  audit_file: {audit}
+attribution:
+  trace: {{file: {trace}}}
+"
+        );
+        fs::write(dir.path().join("seawall.yaml"), text).expect("the file can be written");
+    };
+    let start = |command: &str| {
+        let path = dir.path().join("seawall.yaml");
+        let done = seawall([Path::new(command), Path::new("--config"), &path]);
+        (done.code, done.stderr.replace(&dir.path().display().to_string(), "DIR"))
+    };
+
+    config(&new, &there);
+    assert_eq!(start("check"), (Some(0), String::new()));
+    assert!(!new.exists(), "it was made");
+    assert_eq!(fs::read_to_string(&there).expect("it is there"), "a line\n");
+
+    config(&dir.path().join("nowhere/audit"), &dir.path().join("nowhere/trace"));
+    let (code, stderr) = start("check");
+    assert_eq!(code, Some(2), "{stderr}");
+    let what = "cannot be written: No such file or directory (os error 2); name a file in a \
+                directory that is there and that the user who runs Seawall may write to, or leave it out";
+    let error =
+        format!("error: DIR/seawall.yaml:3:15: log.audit_file: DIR/nowhere/audit: {what}\n");
+    let warning = format!(
+        "warning: DIR/seawall.yaml:5:17: attribution.trace.file: DIR/nowhere/trace: {what}\n"
+    );
+    assert_eq!(stderr, warning + &error);
+    assert_eq!(start("run"), (Some(2), error));
+}
+
 const EVENTS: &str =
     "--upstream http://a:1 --route /registry/events=http://b:1 --listen 127.0.0.1:1";
 

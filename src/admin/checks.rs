@@ -7,6 +7,7 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, RangeResponse},
     },
     upstream::{CONTROL, Cluster, is_about_permission},
+    worker::Worker,
 };
 use bytes::Bytes;
 use http::HeaderMap;
@@ -16,12 +17,18 @@ use tokio::time::{Instant, timeout_at};
 /// kube-apiserver gives its own check of etcd as long.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Honest turns are far shorter, also where a large list is sorted in memory or a busy machine
+/// has no processor to give for a while.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
 /// What was looked at, and what is wrong with it.
 pub(super) type Results = BTreeMap<String, Result<(), String>>;
 
-/// Whether the process should go on: not if no member of a default cluster has said anything for
-/// too long, which a restart may cure.
+/// Whether the process should go on: not if a data thread does nothing any more, or if no member of
+/// a default cluster has said anything for too long, which a restart may cure.
 pub(super) fn live(view: &View) -> Results {
+    let now = Instant::now();
+    let mut results: Results = view.workers.iter().map(|worker| turns(worker, now)).collect();
     let limit = view.livez_after;
     let check = |cluster: &Arc<Cluster>| {
         let silent = cluster.silent_for();
@@ -31,7 +38,18 @@ pub(super) fn live(view: &View) -> Results {
         };
         (format!("cluster/{}", cluster.name), result)
     };
-    view.default_clusters().iter().map(check).collect()
+    results.extend(view.default_clusters().iter().map(check));
+    results
+}
+
+/// Whether a data thread comes around to what it is asked.
+fn turns(worker: &Worker, now: Instant) -> (String, Result<(), String>) {
+    let late = worker.late(now);
+    let result = match late > TURN_MAX {
+        true => Err(format!("it has been stuck for {}s", late.as_secs())),
+        false => Ok(()),
+    };
+    (format!("thread/data-{}", worker.index), result)
 }
 
 /// Whether clients should come here: not while stopping, and not without a real read of every

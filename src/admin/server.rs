@@ -16,6 +16,7 @@ use crate::{
     telemetry,
     tls::{self, Acceptor, Protocols},
     upstream::Cluster,
+    worker::Workers,
 };
 use anyhow::Context;
 use axum::{
@@ -58,6 +59,7 @@ pub struct View {
     pub attribution: Arc<Attribution>,
     pub protection: Arc<Protection>,
     pub calls: Arc<pipeline::Metrics>,
+    pub workers: Arc<Workers>,
 }
 
 /// The operator's port.

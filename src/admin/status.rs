@@ -52,7 +52,8 @@ struct MemberStatus {
     version: String,
     db_size_bytes: i64,
     db_size_in_use_bytes: i64,
-    db_quota_bytes: i64,
+    /// 0 where it is not known.
+    db_quota_bytes: u64,
     alarms: Vec<String>,
     calls_waiting: usize,
     /// Connections, by kind of call.
@@ -105,6 +106,7 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let identity = cluster.identity();
     let members = cluster.members.iter().zip(identity.statuses).map(|(member, status)| {
         let status = status.unwrap_or_default();
+        let quota = cluster.quota(&status);
         MemberStatus {
             endpoint: member.name.to_string(),
             id: format!("{:x}", member.id()),
@@ -114,7 +116,7 @@ fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             version: status.version,
             db_size_bytes: status.db_size,
             db_size_in_use_bytes: status.db_size_in_use,
-            db_quota_bytes: status.db_size_quota,
+            db_quota_bytes: quota.unwrap_or(0),
             alarms: status.errors,
             calls_waiting: member.in_flight(),
             lanes: Lane::ALL.into_iter().map(|lane| lane_status(member, lane)).collect(),

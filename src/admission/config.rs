@@ -24,6 +24,11 @@ impl Mode {
             Self::Enforce => "enforce",
         }
     }
+
+    /// The one that [`Mode::as_str`] gives this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Off, Self::Observe, Self::Enforce].into_iter().find(|mode| mode.as_str() == name)
+    }
 }
 
 /// Everything that stands between a load and etcd.

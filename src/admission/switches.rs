@@ -1,6 +1,7 @@
 //! Protections as operators see and switch them.
 
 use super::{Mode, Protection};
+use std::collections::BTreeMap;
 
 /// One protection as an operator sees it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -47,6 +48,11 @@ impl Protection {
         let config = self.current.load().config.clone();
         self.apply(config);
         Ok(())
+    }
+
+    /// What was switched by hand, and to what.
+    pub fn switched(&self) -> BTreeMap<String, Mode> {
+        self.switches.lock().clone()
     }
 
     /// That there is no protection of this name, but others.

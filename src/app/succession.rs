@@ -1,13 +1,14 @@
 //! How a running Seawall leaves its place to another process.
 
-use super::App;
+use super::{App, switched::Switched};
 use crate::{handover, listener::Listener, telemetry::notify};
 use anyhow::Context;
 use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 impl App {
-    /// Starts another process and hands it the sockets, on which it serves when this returns.
+    /// Starts another process and hands it the sockets, on which it serves when this returns, and what
+    /// was switched by hand.
     pub(super) async fn hand_over(&self) -> anyhow::Result<()> {
         let mut sockets = Vec::new();
         for (listener, settings) in self.listeners.iter().zip(&self.settings.listeners) {
@@ -18,10 +19,19 @@ impl App {
             sockets.push((ADMIN.to_owned(), admin.socket.try_clone()?));
         }
         tracing::info!("starting a successor");
-        let pid = handover::hand_over(&sockets).await?;
+        let switched = self.switched();
+        let pid = handover::hand_over(sockets, &serde_json::to_string(&switched)?).await?;
         tracing::info!(pid, "a successor has taken over");
+        let (before, now) = (switched, self.switched());
+        if before != now {
+            tracing::warn!(?before, ?now, "switched too late for the successor: switch it again");
+        }
         notify::succeeded_by(pid);
         Ok(())
+    }
+
+    fn switched(&self) -> Switched {
+        Switched::of(&self.protection, &self.backends)
     }
 
     /// Takes leave of the clients for a successor: new connections are its own from now on, and no

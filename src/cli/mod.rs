@@ -7,7 +7,10 @@ mod request;
 mod top;
 mod version;
 
-use crate::{app, config};
+use crate::{
+    app,
+    config::{self, Loaded},
+};
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use std::{
@@ -31,7 +34,8 @@ fn command(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(source) => {
             let reloader = source.reloader();
-            let settings = reloader.load()?;
+            let Loaded { settings, origins } = reloader.load_with_origins()?;
+            config::try_audit_file(&settings, &origins)?;
             app::run(settings, reloader).map_err(Failure::Runtime)
         }
         Command::Check(source) => check::check(&source.reloader()),

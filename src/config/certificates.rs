@@ -1,8 +1,9 @@
-//! Looks into the certificate files that a configuration names.
+//! Looks at the files that a configuration names, and into those with certificates.
 
 use super::{
     Settings,
     origin::{Error, Origins, Problem},
+    outputs::{try_audit_file, try_trace_file},
 };
 use crate::{
     admin,
@@ -25,14 +26,15 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// What was found.
 #[derive(Debug)]
 pub struct Inspection {
-    /// Handshakes fail.
+    /// Handshakes fail, or the process does not start.
     pub result: Result<(), Error>,
-    /// They will soon.
+    /// Handshakes will fail soon, or less is done than was asked for.
     pub warnings: Vec<Problem>,
 }
 
 /// Reads every file: whether it is there and is what it should be, whether certificates and keys
-/// belong together, and whether certificates are valid at `now`.
+/// belong together, and whether certificates are valid at `now`; and whether files that will be
+/// written can be.
 pub fn inspect(settings: &Settings, origins: &Origins, now: SystemTime) -> Inspection {
     let mut files = Files { origins, now, problems: Vec::new(), warnings: Vec::new() };
     for (index, listener) in settings.listeners.iter().enumerate() {
@@ -46,6 +48,9 @@ pub fn inspect(settings: &Settings, origins: &Origins, now: SystemTime) -> Inspe
     for cluster in &settings.clusters {
         files.cluster(&format!("clusters.{}.tls", cluster.name), &cluster.tls);
     }
+    files.warnings.extend(try_trace_file(settings, origins));
+    let audit = try_audit_file(settings, origins).err();
+    files.problems.extend(audit.into_iter().flat_map(|error| error.problems));
     let result = match files.problems {
         problems if problems.is_empty() => Ok(()),
         problems => Err(Error::new(problems)),

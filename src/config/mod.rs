@@ -11,6 +11,7 @@ mod file;
 mod flags;
 mod near;
 mod origin;
+mod outputs;
 pub mod reload;
 mod units;
 mod validate;
@@ -27,6 +28,7 @@ pub use certificates::{Inspection, inspect};
 pub use effective::effective;
 pub use flags::Flags;
 pub use origin::{Error, Origin, Origins, Problem};
+pub use outputs::try_audit_file;
 pub use units::parse_duration;
 pub use yaml::Position;
 

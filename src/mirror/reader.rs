@@ -278,6 +278,14 @@ impl Mirror {
         Some(collection)
     }
 
+    /// Switches a collection off that nobody may have asked for yet.
+    pub fn start_off(&self, name: &[u8]) {
+        let name = Bytes::copy_from_slice(name);
+        let mut collections = self.collections.write();
+        let collection = collections.entry(name.clone());
+        collection.or_insert_with(|| Arc::new(Collection::new(name))).set_off(true);
+    }
+
     /// Whether a header that etcd gave after the feed was at `before` is that of the store that is
     /// followed. If not, all is dropped.
     pub fn is_of(&self, header: &ResponseHeader, before: Position) -> bool {

@@ -38,7 +38,8 @@ pub async fn steer(
         let Some(cluster) = cluster.upgrade() else { return };
         look(&cluster, &gate, &mirror).await;
         let config = protection.space();
-        if let Some(percent) = cluster.space_percent(config.quota_bytes) {
+        cluster.assume_quota(config.quota_bytes);
+        if let Some(percent) = cluster.space_percent() {
             gate.set_space(percent);
             let full = percent >= config.warn_percent;
             if full && !warned {

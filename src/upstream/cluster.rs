@@ -51,6 +51,8 @@ pub struct Cluster {
     leader: AtomicU64,
     /// What probes found out, for calls that are answered without asking.
     identity: RwLock<Identity>,
+    /// See [`Cluster::assume_quota`]; 0 stands for none.
+    assumed_quota: AtomicU64,
     timeline: Timeline,
     budget: Budget,
     metrics: ClusterMetrics,
@@ -104,6 +106,7 @@ impl Cluster {
             members,
             leader: AtomicU64::new(0),
             identity: RwLock::new(Identity { statuses, ..Identity::default() }),
+            assumed_quota: AtomicU64::new(0),
             timeline: Timeline::default(),
             budget: Budget::new(settings.retry.budget_percent),
             metrics: metrics.cluster(&settings.name),
@@ -269,13 +272,23 @@ impl Cluster {
         statuses.iter().all(|status| status.as_ref().is_some_and(orders_progress))
     }
 
-    /// The fullest member's database in percent of its quota, which is `quota` for those that do not
-    /// tell; `None` where it is not known.
-    pub fn space_percent(&self, quota: Option<u64>) -> Option<u32> {
+    /// Takes this for the quota of members that do not tell theirs, as before etcd 3.6.
+    pub fn assume_quota(&self, bytes: Option<u64>) {
+        self.assumed_quota.store(bytes.unwrap_or(0), Relaxed);
+    }
+
+    /// The size of its database at which the member of this status refuses writes, as far as is
+    /// known.
+    pub fn quota(&self, status: &StatusResponse) -> Option<u64> {
+        let told = u64::try_from(status.db_size_quota).unwrap_or(0);
+        [told, self.assumed_quota.load(Relaxed)].into_iter().find(|quota| *quota > 0)
+    }
+
+    /// The fullest member's database in percent of its quota; `None` where that is not known.
+    pub fn space_percent(&self) -> Option<u32> {
         let percent = |status: &StatusResponse| {
-            let told = u64::try_from(status.db_size_quota).ok().filter(|told| *told > 0);
             let size = u64::try_from(status.db_size).unwrap_or(0);
-            Some((size.saturating_mul(100) / told.or(quota)?) as u32)
+            Some((size.saturating_mul(100) / self.quota(status)?) as u32)
         };
         self.identity.read().statuses.iter().flatten().filter_map(percent).max()
     }

@@ -129,7 +129,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "db_quota",
-            "Size at which etcd refuses writes, 0 where it does not tell (before 3.6)",
+            "Size at which etcd refuses writes; before 3.6 it is protection.space.quota, 0 without one",
             Unit::Bytes,
             metrics.db_quota.clone(),
         );

@@ -52,7 +52,7 @@ async fn probe(cluster: &Cluster, index: usize, failures: &mut u32) {
     let status: Reply<StatusResponse> = status.ok().flatten();
     let state = judge(&read, &status);
     if let Some(Ok(status)) = status {
-        observe_status(member, &status);
+        observe_status(member, &status, cluster.quota(&status));
         cluster.learn_status(index, status);
     }
     if let Some(Ok(RangeResponse { header: Some(header), .. })) = &read {
@@ -114,7 +114,7 @@ fn read_request() -> RangeRequest {
     RangeRequest { key: Bytes::from_static(PROBE_KEY), count_only: true, ..RangeRequest::default() }
 }
 
-fn observe_status(member: &Member, status: &StatusResponse) {
+fn observe_status(member: &Member, status: &StatusResponse, quota: Option<u64>) {
     let header = status.header.unwrap_or_default();
     let leads = status.leader != 0 && status.leader == header.member_id;
     let alarms = status.errors.iter().filter(|error| error.contains("alarm")).count();
@@ -122,7 +122,7 @@ fn observe_status(member: &Member, status: &StatusResponse) {
     member.metrics.leader.set(leads.into());
     member.metrics.db_size.set(status.db_size);
     member.metrics.db_size_in_use.set(status.db_size_in_use);
-    member.metrics.db_quota.set(status.db_size_quota);
+    member.metrics.db_quota.set(quota.unwrap_or(0) as i64);
     member.metrics.alarms.set(alarms as i64);
 }
 

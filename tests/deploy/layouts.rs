@@ -17,7 +17,7 @@ pub(crate) fn all() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn settings(file: &Path) -> Result<Settings> {
+pub(crate) fn settings(file: &Path) -> Result<Settings> {
     let text = fs::read_to_string(file)?;
     Ok(config::build(Some((file, &text)), &Flags::default())?.settings)
 }

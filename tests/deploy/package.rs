@@ -50,6 +50,7 @@ fn has_its_files(package: &Path) -> Result<()> {
         ("-rwxr-xr-x", "usr/bin/seawall"),
         ("-rw-r--r--", "etc/seawall/seawall.yaml"),
         ("-rw-r--r--", "usr/lib/systemd/system/seawall.service"),
+        ("-rw-r--r--", "usr/lib/systemd/system/seawall.socket"),
         ("-rw-r--r--", "usr/lib/sysusers.d/seawall.conf"),
         ("-rw-r--r--", "usr/share/bash-completion/completions/seawall"),
         ("-rw-r--r--", "usr/share/man/man1/seawall.1.gz"),

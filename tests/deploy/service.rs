@@ -9,6 +9,7 @@ use nix::{
 use seawall_testkit::{Cluster, LogLine, SeawallProcess};
 use std::{
     fs::{self, Permissions},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -145,8 +146,10 @@ fn root_with_unit() -> Result<PathBuf> {
     for dir in [&units, &root.join("usr/bin"), &root.join("bin"), &root.join("etc")] {
         fs::create_dir_all(dir)?;
     }
-    fs::copy(repo().join("deploy/systemd/seawall.service"), units.join("seawall.service"))?;
-    for target in ["basic", "multi-user", "network-online", "shutdown", "sysinit"] {
+    for unit in ["seawall.service", "seawall.socket"] {
+        fs::copy(repo().join("deploy/systemd").join(unit), units.join(unit))?;
+    }
+    for target in ["basic", "multi-user", "network-online", "shutdown", "sockets", "sysinit"] {
         fs::write(units.join(format!("{target}.target")), "[Unit]\nDescription=it is there\n")?;
     }
     // Programs are looked at and never run.
@@ -158,7 +161,7 @@ fn root_with_unit() -> Result<PathBuf> {
 }
 
 #[test]
-fn systemd_takes_the_unit_and_finds_it_hardened() -> Result<()> {
+fn systemd_takes_the_units_and_finds_them_hardened() -> Result<()> {
     let Some(analyze) =
         tool("systemd", "systemd-analyze", "the service of systemd was NOT verified")
     else {
@@ -167,8 +170,10 @@ fn systemd_takes_the_unit_and_finds_it_hardened() -> Result<()> {
     let root = root_with_unit()?;
     let within = format!("--root={}", root.display());
     // What it does not understand it only warns of.
-    let (_, warnings) = run(&analyze, &["verify", "--man=no", &within, "seawall.service"])?;
-    ensure!(warnings.is_empty(), "{warnings}");
+    for unit in ["seawall.service", "seawall.socket"] {
+        let (_, warnings) = run(&analyze, &["verify", "--man=no", &within, unit])?;
+        ensure!(warnings.is_empty(), "{warnings}");
+    }
     // Fails above the threshold, which is ten times the exposure: 2.0 is the end of "OK".
     let args = ["security", "--offline=true", "--threshold=15", &within, "seawall.service"];
     run(&analyze, &args)?;
@@ -186,6 +191,22 @@ fn the_unit_lets_files_be_written_where_the_example_has_them() -> Result<()> {
         let name = unit.lines().find_map(|line| line.strip_prefix(directory)?.strip_prefix('='));
         let place = format!("#{key}: {below}/{}/", name.context(directory)?);
         ensure!(example.contains(&place), "no {place} in the example");
+    }
+    Ok(())
+}
+
+/// A socket that no listener takes answers nobody.
+#[test]
+fn the_socket_unit_has_the_addresses_of_the_layouts() -> Result<()> {
+    let unit = read("deploy/systemd/seawall.socket")?;
+    let addresses = unit.lines().filter_map(|line| line.strip_prefix("ListenStream="));
+    let addresses = addresses.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
+    for layout in layouts::all()? {
+        let settings = layouts::settings(&layout)?;
+        let admin = settings.admin.context("an admin port")?.address;
+        let listeners = settings.listeners.iter().map(|it| it.listener.address);
+        let expected: Vec<_> = listeners.chain([admin]).collect();
+        ensure!(addresses == expected, "{}: {expected:?}", layout.display());
     }
     Ok(())
 }

@@ -26,6 +26,11 @@ admin: {livez_after: 3s}
     let verbose = answers(&seawall, "/readyz?verbose", 200).await?;
     ensure!(verbose.contains("[+]cluster/main ok"), "{verbose}");
 
+    let verbose = answers(&seawall, "/livez?verbose", 200).await?;
+    for check in ["cluster/main", "thread/data-1"] {
+        ensure!(verbose.contains(&format!("[+]{check} ok")), "{verbose}");
+    }
+
     cluster.member(0).kill().await?;
     let reason = answers(&seawall, "/readyz", 503).await?;
     ensure!(reason.contains("[-]cluster/main failed: "), "it tells no reason: {reason}");

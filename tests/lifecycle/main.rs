@@ -11,6 +11,7 @@ mod history;
 #[allow(dead_code)]
 #[path = "../failover/operator.rs"]
 mod operator;
+mod passed;
 // Each of the test programs that share it uses a part.
 #[allow(dead_code)]
 #[path = "../abuse/raw.rs"]

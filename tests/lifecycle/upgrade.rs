@@ -14,11 +14,12 @@ use prost::Message;
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{
-        PutRequest, PutResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+        PutRequest, PutResponse, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
         watch_request::RequestUnion,
     },
 };
 use seawall_testkit::{Cluster, LogLine, SeawallProcess, eventually};
+use serde_json::Value;
 use std::{
     net::SocketAddr,
     sync::{
@@ -104,7 +105,7 @@ impl Load {
 }
 
 /// A call that was not sent may be sent to another; one that was sent must be answered.
-async fn put(client: &Client, key: &str) -> Result<Result<i64>> {
+pub(crate) async fn put(client: &Client, key: &str) -> Result<Result<i64>> {
     let request = PutRequest { key: key.to_owned().into(), ..PutRequest::default() };
     let Ok(mut call) = client.call(Method::Put.path(), &[]).await else {
         bail!("the connection takes no more calls");
@@ -196,6 +197,59 @@ async fn nobody_notices_an_upgrade() -> Result<()> {
     ensure!(third.0 != second.0);
     load.goes_on().await?;
     load.verify().await
+}
+
+/// Somebody was right to switch it, and need not notice that the program was exchanged.
+#[tokio::test]
+async fn what_was_switched_by_hand_stays_switched() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let text = "clusters: {main: {endpoints: [{main}]}}
+protection: {rules: [{name: office, match: {prefixes: [/office]}, deny: true}]}
+";
+    let seawall = builder().arg("--config", &configure(&cluster, text)?).start().await?;
+    let admin = seawall.admin()?;
+    list(&Client::connect(seawall.address("main")?).await?, "/registry/pods/").await?;
+    operator::post(admin, "/mirror/main?collection=/registry/pods&mode=off").await?;
+    for switch in ["read_only?mode=on", "mirror?mode=observe", "rules.office?mode=off"] {
+        operator::post(admin, &format!("/protection/{switch}")).await?;
+    }
+
+    kill(Pid::from_raw(seawall.pid().try_into()?), Signal::SIGUSR2)?;
+    let _second = successor(&seawall, 0).await?;
+    ensure!(seawall.wait(DEADLINE).await?.success());
+    let ask = async |path: &str| -> Result<Value> {
+        Ok(serde_json::from_str(&operator::get(admin, path).await?.1)?)
+    };
+    let protections = ask("/protection").await?["protections"].take();
+    let switched = protections.as_array().into_iter().flatten().filter_map(|standing| {
+        let name = standing["protection"].as_str().filter(|_| standing["switched"] == true)?;
+        Some((name, standing["mode"].as_str()?))
+    });
+    let expected = [("read_only", "enforce"), ("mirror", "observe"), ("rules.office", "off")];
+    assert_eq!(switched.collect::<Vec<_>>(), expected);
+    let collection = ask("/mirror/main").await?["collections"][0].take();
+    ensure!(collection["collection"] == "/registry/pods", "{collection}");
+    ensure!(collection["why"] == "switched off by hand", "{collection}");
+
+    let log = seawall.log();
+    let audited = log.iter().filter(|line| line.text("event") == Some("switch_taken_over"));
+    let told =
+        audited.filter_map(|line| line.text("protection").or_else(|| line.text("collection")));
+    assert_eq!(told.collect::<Vec<_>>(), ["mirror", "read_only", "rules.office", "/registry/pods"]);
+    Ok(())
+}
+
+async fn list(client: &Client, prefix: &str) -> Result<()> {
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().context("a prefix")? += 1;
+    let request = RangeRequest {
+        key: prefix.to_owned().into(),
+        range_end: end.into(),
+        ..RangeRequest::default()
+    };
+    let reply = client.unary(Method::Range.path(), &[], &request.encode_to_vec()).await?;
+    ensure!(matches!(reply.status, Status::Grpc { code: tonic::Code::Ok, .. }), "{}", reply.status);
+    Ok(())
 }
 
 #[tokio::test]

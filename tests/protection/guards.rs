@@ -1,6 +1,6 @@
 //! What may be stored, and what may be deleted.
 
-use crate::{Stage, delete, put_if};
+use crate::{Stage, delete, operator, put_if};
 use anyhow::{Context, Result, ensure};
 use seawall::etcd::{
     method::Method,
@@ -156,6 +156,35 @@ async fn a_wide_delete_needs_to_be_insisted_on() -> Result<()> {
 }
 
 /// etcd tells its quota from 3.6 on; before, Seawall goes by its own setting.
+/// An alert on how full the database is, and the page, were silent in front of etcd 3.4 and 3.5.
+#[tokio::test]
+async fn a_quota_that_etcd_does_not_tell_is_the_configured_one() -> Result<()> {
+    let stage = Stage::start("space: {quota: 1GiB}").await?;
+    let admin = stage.seawall.admin()?;
+    let shown = async |expected: u64| {
+        eventually(crate::client::DEADLINE, "the quota", async || {
+            let member = operator::status(admin).await?["clusters"]["main"]["members"][0].take();
+            let told = ["3.4.", "3.5."].iter().all(|old| {
+                !member["version"].as_str().is_some_and(|version| version.starts_with(old))
+            });
+            let expected = if told { ETCDS_OWN } else { expected };
+            ensure!(member["db_quota_bytes"] == expected, "{member}");
+            let metric = operator::metric(admin, "seawall_upstream_db_quota_bytes").await?;
+            ensure!(metric == expected as f64, "{metric}");
+            Ok(())
+        })
+        .await
+    };
+    shown(1 << 30).await?;
+    stage.reload("space: {quota: 3GiB}").await?;
+    shown(3 << 30).await?;
+    stage.reload("space: {mode: enforce}").await?;
+    shown(0).await
+}
+
+/// What an etcd that tells its quota has without `--quota-backend-bytes`.
+const ETCDS_OWN: u64 = 2 << 30;
+
 #[tokio::test]
 async fn creates_stop_before_the_database_is_full() -> Result<()> {
     let etcd = seawall_testkit::Cluster::builder()
