@@ -69,6 +69,10 @@ async fn lists_that_find_no_room_wait_and_nothing_else_does() -> Result<()> {
         let get = RangeRequest { key: key.into(), ..RangeRequest::default() };
         ensure!(kv.range(&get).await?.is_ok());
     }
+    // By which kube-apiserver tells who serves beside it.
+    ensure!(kv.create("/registry/masterleases/10.0.0.1", "1").await?.is_ok());
+    let serving = kv.range(&list("/registry/masterleases/")).await?;
+    ensure!(serving.is_ok_and(|answer| answer.kvs.len() == 1), "the list of masterleases waits");
     drop((unread, connection));
     let answer = waiting.await??;
     ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 201), "the waiting list is lost");

@@ -82,6 +82,7 @@ async fn nothing_stops_what_the_control_plane_hangs_on() -> Result<()> {
     let now = stage.direct().await?.revision().await?;
     kv.compact(now).await
 }
+    ensure!(kv.range(&list("/registry/masterleases/")).await?.is_ok_and(|list| list.count == 1));
 
 #[tokio::test]
 async fn an_exempt_call_meets_no_later_rule() -> Result<()> {
