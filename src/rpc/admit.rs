@@ -45,13 +45,13 @@ impl Context {
     /// The call as protections see it.
     pub(super) fn subject(
         &self,
-        method: Method,
+        method: impl Into<Option<Method>>,
         kind: Kind,
         keys: Option<KeyRange>,
         value_size: usize,
     ) -> Subject {
         Subject {
-            method: Some(method),
+            method: method.into(),
             shape: kind.shape,
             class: kind.class,
             place: keys.as_ref().map(Place::of).unwrap_or_default(),
