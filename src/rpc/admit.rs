@@ -84,6 +84,7 @@ impl Context {
             request_bytes: request.framed().len(),
             limit: 0,
             cost: None,
+            charge: None,
             waited: Duration::ZERO,
         });
         if subject.value_size > 0
@@ -167,14 +168,16 @@ impl Context {
         &self,
         placed: &Placed<'_>,
         subject: &Subject,
+    /// The call's turn at etcd. What it is charged with is put right when its answer has ended.
         plan: &Plan,
         responder: &mut Responder,
     ) -> Result<Result<Permit, Error>, Gone> {
         let protection = &self.edge.protection;
         let entering = protection.enter(placed.gate(), subject, plan, self.call.deadline);
-        let entered = responder.unless_gone(Box::pin(entering)).await?;
-        if let (Ok(permit), Some(account)) = (&entered, responder.record.account()) {
-            account.waited = permit.waited;
+        let mut entered = responder.unless_gone(Box::pin(entering)).await?;
+        if let (Ok(permit), Some(account)) = (&mut entered, responder.record.account()) {
+            account.waited += permit.waited;
+            account.charge = Some(permit.take_charge(protection));
         }
         Ok(entered.map_err(Error::from))
     }
