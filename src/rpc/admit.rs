@@ -10,7 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// What a client names in `seawall-override` to delete many keys at once.
 pub(super) const DELETES: &str = "deletes";
@@ -125,8 +125,12 @@ impl Context {
         subject: &Subject,
         responder: &mut Responder,
     ) -> Result<Result<Plan, Error>, Gone> {
+        let began = Instant::now();
         let planning = self.edge.protection.plan(placed.gate(), subject, self.call.deadline);
         let planned = responder.unless_gone(Box::pin(planning)).await?;
+        if let Some(account) = responder.record.account() {
+            account.waited += began.elapsed();
+        }
         Ok(planned.map_err(Error::from))
     }
 
@@ -164,11 +168,11 @@ impl Context {
         }
     }
 
+    /// The call's turn at etcd. What it is charged with is put right when its answer has ended.
     pub(super) async fn enter_by(
         &self,
         placed: &Placed<'_>,
         subject: &Subject,
-    /// The call's turn at etcd. What it is charged with is put right when its answer has ended.
         plan: &Plan,
         responder: &mut Responder,
     ) -> Result<Result<Permit, Error>, Gone> {

@@ -7,7 +7,7 @@ use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
 };
-use seawall_testkit::Cluster;
+use seawall_testkit::{Cluster, LogLine, eventually};
 use std::fs;
 use tonic::Code;
 
@@ -74,6 +74,31 @@ async fn what_may_wait_waits_and_the_rest_is_refused() -> Result<()> {
         refused >= 1.0 && refused == counted(&stage, "refused", "rules.slow", "enforce").await?
     );
     Ok(())
+}
+
+/// The slow log said that calls which a rule had held back for a second had not waited at all.
+#[tokio::test]
+async fn the_log_tells_what_was_waiting_for_a_rate() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- {name: slow, match: {shapes: [get]}, limit: {requests: 1/s, burst: 1s, wait_max: 3s}}",
+    )
+    .await?;
+    let config = fs::read_to_string(&stage.config)?;
+    fs::write(&stage.config, format!("{config}attribution: {{slow: 100ms}}\n"))?;
+    let seawall = stage.another().await?;
+    let kv = Kv::connect(seawall.address("main")?).await?;
+    let requests = ["/registry/pods/a/1", "/registry/pods/a/2", "/registry/pods/a/3"].map(get);
+    for answer in join_all(requests.iter().map(|request| kv.range(request))).await {
+        ensure!(answer?.is_ok());
+    }
+    eventually(crate::client::DEADLINE, "a slow request", async || {
+        let log = seawall.log();
+        let mut slow = log.iter().filter(|line| line.message() == "slow request");
+        let waited = |line: &LogLine| line.field("waited_ms").and_then(|waited| waited.as_f64());
+        ensure!(slow.any(|line| waited(line) > Some(1.0)), "{:?}", log.last());
+        Ok(())
+    })
+    .await
 }
 
 /// Which would be an hour from now: it is told at once, by an error that no client repeats on.
