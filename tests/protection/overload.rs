@@ -1,6 +1,6 @@
 //! When there is no room for lists, what matters goes on.
 
-use crate::{Kv, Stage, list, raw, scripted};
+use crate::{Kv, Stage, list, raw, scripted::Scripted};
 use anyhow::{Context, Result, ensure};
 use seawall::{
     etcd::{method::Method, proto::etcdserverpb::RangeRequest},
@@ -13,8 +13,8 @@ use tonic::Code;
 #[tokio::test]
 async fn an_etcd_that_has_too_much_to_do_gets_fewer_lists() -> Result<()> {
     let text = "etcdserver: too many requests";
-    let etcd = scripted::refusing_writes(Code::Unknown, text).await?;
-    let seawall = crate::seawall_with(["--upstream", &format!("http://{etcd}")]).await?;
+    let etcd = Scripted::refusing_writes(Code::Unknown, text).await?;
+    let seawall = crate::seawall_with(["--upstream", &etcd.endpoint()]).await?;
     let lists = async |limit: u32| {
         eventually(crate::client::DEADLINE, "the limit of lists", async || {
             let gauge = format!("seawall_queue_limit{{cluster=\"main\",queue=\"lists\"}} {limit}");
