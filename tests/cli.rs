@@ -450,6 +450,7 @@ protection:
 - {method: put, key: /registry/runs/a}
 - {method: delete_range, prefix: /registry/runs/}
 - {key: /registry/health}
+- {prefix: /registry/masterleases/}
 - {method: watch, prefix: /registry/apps/}
 - {method: watch, prefix: /registry/runs/}
 - {method: put, key: /registry/runs/a, client: migration}
@@ -466,6 +467,7 @@ protection:
             "passes when its turn comes, unless etcd's database is 85% full",
             "passes when its turn comes, unless the quota of a rule is used up",
             "passes when its turn comes, unless it deletes more than 7 keys",
+            "passes at once: no protection looks at calls of class critical",
             "passes at once: no protection looks at calls of class critical",
             "refused: etcdserver: permission denied (seawall: apps: calls like this are denied; take its deny out or set it to observe)",
             "passes, unless more come at once than a rule lets",

@@ -4,17 +4,22 @@
 //! sends gets the nearest one; nothing is refused for its shape.
 
 use super::Shape;
-use crate::etcd::proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    compare::{CompareResult, CompareTarget, TargetUnion},
-    range_request::{SortOrder, SortTarget},
-    request_op::Request,
+use crate::etcd::{
+    key_range::KeyRange,
+    proto::etcdserverpb::{
+        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+        compare::{CompareResult, CompareTarget, TargetUnion},
+        range_request::{SortOrder, SortTarget},
+        request_op::Request,
+    },
 };
+use bytes::Bytes;
 
 /// What a call is, from what must never wait to what an operator does by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Health checks, compaction, leases, leader election, watch cancels: late means an outage.
+    /// Health checks, compaction, leases and lists of them, leader election, watch cancels: late means
+    /// an outage.
     Critical,
     Write,
     /// Reads one key.
@@ -97,7 +102,7 @@ pub fn range(request: &RangeRequest) -> Kind {
         };
         return Kind::on(shape, is_control(key));
     }
-    Kind::of(match (request.limit, request.revision) {
+    let shape = match (request.limit, request.revision) {
         _ if request.count_only => Shape::Count,
         _ if !limit_saves_work(request) => Shape::SortedList,
         (..=0, ..=0) if request.keys_only => Shape::Keys,
@@ -105,7 +110,8 @@ pub fn range(request: &RangeRequest) -> Kind {
         (1..=PAGE_MAX, _) => Shape::Page,
         (CHECK_PAGE, 1..) => Shape::CheckPage,
         _ => Shape::BulkPage,
-    })
+    };
+    Kind::on(shape, is_of_control(&request.key, &request.range_end))
 }
 
 pub fn put(request: &PutRequest) -> Kind {
@@ -202,12 +208,15 @@ fn op(op: &RequestOp) -> Option<Class> {
         Request::RequestTxn(_) => Class::Write,
     })
 }
+
 /// A compare of a range reads every value of it.
 fn compare(compare: &Compare) -> Class {
-    match &compare.range_end[..] {
-        [] if is_control(&compare.key) => Class::Critical,
-        [] => Class::PointRead,
-        _ => Class::HeavyList,
+    let (key, range_end) = (&compare.key, &compare.range_end);
+    match range_end.is_empty() {
+        true if is_control(key) => Class::Critical,
+        true => Class::PointRead,
+        false if is_of_control(key, range_end) => Class::Critical,
+        false => Class::HeavyList,
     }
 }
 
@@ -246,10 +255,27 @@ fn is_health(key: &[u8]) -> bool {
 fn is_control(key: &[u8]) -> bool {
     match split(key) {
         [Some(b"compact_rev_key"), None, ..] => true,
-        [Some(b""), Some(_), Some(b"masterleases" | b"peerserverleases"), _] => true,
-        [Some(b""), Some(_), Some(b"leases"), Some(rest)] => rest.starts_with(b"kube-system/"),
-        _ => false,
+        [Some(b""), Some(_), Some(b"masterleases" | b"peerserverleases"), None] => true,
+        _ => control_prefix(key).is_some(),
     }
+}
+
+/// Whether there are no other keys in a range: each kube-apiserver lists all of these every 10 s, and
+/// is not to wait for lists of pods.
+fn is_of_control(key: &Bytes, range_end: &Bytes) -> bool {
+    let Some(prefix) = control_prefix(key) else { return false };
+    let range = KeyRange::of(key.clone(), range_end.clone());
+    range.end <= KeyRange::prefix(key.slice_ref(prefix)).end
+}
+
+/// What `key` begins with, where such keys hold a control plane together; up to the slash.
+fn control_prefix(key: &[u8]) -> Option<&[u8]> {
+    let rest = match split(key) {
+        [Some(b""), Some(_), Some(b"masterleases" | b"peerserverleases"), Some(rest)] => rest,
+        [Some(b""), Some(_), Some(b"leases"), Some(rest)] => rest.strip_prefix(b"kube-system/")?,
+        _ => return None,
+    };
+    Some(&key[..key.len() - rest.len()])
 }
 
 /// The bare name of a resource, which holds no object: kube-apiserver reads it for the revision in
@@ -330,6 +356,34 @@ mod tests {
                 class,
                 "limit {limit} revision {revision}"
             );
+        }
+    }
+
+    /// Behind a storm of lists a kube-apiserver could not list those that serve, and was taken out of
+    /// the endpoints of all clients.
+    #[test]
+    fn lists_of_what_the_control_plane_hangs_on_are_critical() {
+        for (key, end, critical) in [
+            ("/registry/masterleases/", "/registry/masterleases0", true),
+            ("/registry/peerserverleases/", "/registry/peerserverleases0", true),
+            ("/other/masterleases/a\0", "/other/masterleases0", true),
+            ("/registry/masterleases/a", "/registry/masterleases/b", true),
+            ("/registry/leases/kube-system/", "/registry/leases/kube-system0", true),
+            ("/registry/leases/", "/registry/leases0", false),
+            ("/registry/leases/kube-node-lease/", "/registry/leases/kube-node-lease0", false),
+            ("/registry/masterleases", "/registry/masterleases0", false),
+            ("/registry/masterleases/", "/registry/masterleases0a", false),
+            ("/registry/masterleases/", "/registry/masterleases1", false),
+            ("/registry/masterleases/", "/registry/pods0", false),
+            ("/registry/masterleases/", "\0", false),
+            ("/", "0", false),
+        ] {
+            for limit in [0, 500, 10_000] {
+                let list =
+                    RangeRequest { key: key.into(), range_end: end.into(), ..list(limit, 0) };
+                let class = range(&list).class;
+                assert_eq!(class == Class::Critical, critical, "{key} {end} {limit}");
+            }
         }
     }
 

@@ -28,7 +28,7 @@ pub use config::{
     CoalescingConfig, Config, DeletesConfig, Limit, Match, Mode, PagingConfig, Pattern, Per,
     Priority, QueueConfig, QueuesConfig, Quota, Rate, Rule, SpaceConfig,
 };
-pub use cost::{Cost, Costs, assumed};
+pub use cost::{Answered, Charge, Cost, Costs, assumed};
 pub use explain::{Explanation, Matched};
 pub use gate::{Denied, Gate, Line, QueueStanding};
 pub use limiter::{Limiter, Sample};

@@ -1,8 +1,9 @@
 //! All protections together: what is asked before a call goes to etcd.
 
 use super::{
-    Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode, Plan,
-    Refusal, RefusalKind, Slot, SpaceConfig, Subject,
+    Charge, Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode,
+    Plan, Refusal, RefusalKind, Slot, SpaceConfig, Subject,
+    cost::settle,
     gate::wait,
     metrics::Metrics,
     rules::{Limits, RunningRule},
@@ -412,10 +413,13 @@ impl Current {
 impl Permit {
     /// The call has cost so much: the rates it was charged to are put right.
     pub fn settle(&self, cost: Cost) {
-        let difference = cost.units() - self.estimate.units();
-        for bucket in self.charged.iter().filter_map(|limits| limits.cost.as_ref()) {
-            bucket.settle(difference);
-        }
+        settle(&self.charged, self.estimate, cost);
+    }
+
+    /// What it was charged with, for who learns what the call has cost.
+    pub fn take_charge(&mut self, protection: &Arc<Protection>) -> Charge {
+        let limits = std::mem::take(&mut self.charged);
+        Charge { protection: Arc::clone(protection), limits, estimate: self.estimate }
     }
 
     /// The same for a write by which this grows.

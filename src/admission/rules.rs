@@ -98,7 +98,7 @@ impl RunningRule {
         }
         let of = |per| limit.per.contains(&per);
         let flow = Flow::of((
-            of(Per::Client).then_some(&subject.client),
+            of(Per::Client).then_some(&subject.client.name),
             of(Per::Collection).then_some(&subject.place.collection),
             of(Per::Namespace).then_some(&subject.place.namespace),
         ));
@@ -281,7 +281,7 @@ impl Plan {
     }
 
     pub(super) fn flow(subject: &Subject) -> Flow {
-        Flow::of((&subject.client, &subject.place.collection))
+        Flow::of((&subject.client.name, &subject.place.collection))
     }
 }
 

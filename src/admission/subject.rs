@@ -130,11 +130,38 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::{Config, Limit, Per, Plan, Protection, Rate, Rule};
+    use std::time::Duration;
 
     fn place(start: &'static str, end: &'static str) -> (String, Option<String>) {
         let place = Place::of(&KeyRange::of(start.into(), end.into()));
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         (text(&place.collection), place.namespace.as_ref().map(text))
+    }
+
+    /// A rule that was to let each client read twice let one read twice from each of its addresses.
+    #[tokio::test]
+    async fn who_shares_a_certificate_shares_a_limit() {
+        let requests = Some(Rate { count: 2, period: Duration::from_secs(3_600) });
+        let (burst, wait_max) = (Duration::from_secs(3_600), Duration::ZERO);
+        let per = vec![Per::Client];
+        let limit = Limit { requests, burst, wait_max, per, ..Rule::fixture().limit };
+        let rules = vec![Rule { limit, ..Rule::fixture() }];
+        let config = Config { rules, ..Config::fixture() };
+        let protection = Protection::new(config, &mut Default::default());
+        let gate = protection.gate(&"main".into());
+        let from = |name, last| {
+            let client = Arc::new(Client::new([10, 0, 0, last].into(), name));
+            Subject { client, ..Subject::fixture("/a") }
+        };
+        let passes = async |subject| protection.plan(&gate, &subject, None).await.is_ok();
+        let named = [1, 2, 3].map(|last| from(Some("inventory"), last));
+        assert!(named.iter().all(|subject| Plan::flow(subject) == Plan::flow(&named[0])));
+        let mut passed = Vec::new();
+        for subject in named.into_iter().chain([4, 5, 4, 4].map(|last| from(None, last))) {
+            passed.push(passes(subject).await);
+        }
+        assert_eq!(passed, [true, true, false, true, true, true, false]);
     }
 
     #[test]

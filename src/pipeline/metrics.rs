@@ -1,9 +1,12 @@
 //! What an operator sees of the calls.
 
 use crate::{
-    admission::{Class, Cost, Subject},
+    admission::{Answered, Charge, Class, Cost, Subject},
     attribution::{Attribution, Observation},
-    etcd::method::Method,
+    etcd::{
+        method::{Method, Shape},
+        range_response::End,
+    },
     telemetry::CallSpan,
 };
 use prometheus_client::{
@@ -161,6 +164,7 @@ impl Metrics {
             started: Instant::now(),
             bytes: 0,
             counted: 0,
+            end: End::default(),
             cell: None,
             account: None,
             span: None,
@@ -244,6 +248,8 @@ pub struct Record {
     bytes: u64,
     /// Of the bytes, those that are in the metric.
     counted: u64,
+    /// Those of the bytes that came last, where they were looked at.
+    end: End,
     /// Known once the call was placed.
     cell: Option<Arc<Cell>>,
     account: Option<Account>,
@@ -263,7 +269,9 @@ pub struct Account {
     pub limit: u64,
     /// What the call has cost etcd, if that is not to be told from its answer.
     pub cost: Option<Cost>,
-    /// Time it stood in queues.
+    /// What it was charged with, if it went to etcd by itself.
+    pub charge: Option<Charge>,
+    /// Time it waited for rates and stood in queues.
     pub waited: Duration,
 }
 
@@ -301,6 +309,11 @@ impl Record {
         }
     }
 
+    /// Looks at bytes of etcd's that go on to the client.
+    pub fn look(&mut self, chunk: &[u8]) {
+        self.end.add(chunk);
+    }
+
     /// The call has ended.
     pub fn end(mut self, code: Code) {
         self.count(code);
@@ -333,9 +346,12 @@ impl Record {
     }
 
     fn put_down(&self, account: &Account, code: Code) {
-        let Account { attribution, worker, cluster, subject, request_bytes, limit, cost, waited } =
+        let Account { attribution, worker, cluster, subject, request_bytes, limit, waited, .. } =
             account;
-        let cost = cost.unwrap_or(Cost { keys: 1, bytes: self.bytes });
+        let cost = self.cost(account, code);
+        if let Some(charge) = &account.charge {
+            charge.settle(cluster, subject, cost, self.answered(code));
+        }
         attribution.observe(
             *worker,
             &Observation {
@@ -350,8 +366,27 @@ impl Record {
         );
     }
 
+    /// What the call has cost etcd, as far as its answer tells: what was sent of it, and how many keys
+    /// etcd says that there were, or that many bytes mean.
+    fn cost(&self, account: &Account, code: Code) -> Cost {
+        let Account { cost, charge: Some(charge), subject, .. } = account else {
+            return account.cost.unwrap_or(Cost { keys: 1, bytes: self.bytes });
+        };
+        let ranges = matches!(self.method, Some(Method::Range | Method::RangeStream));
+        let told = || self.end.count().filter(|_| ranges && code == Code::Ok);
+        let keys = || told().unwrap_or_else(|| charge.keys_of(subject, self.bytes)).max(1);
+        cost.unwrap_or_else(|| Cost { keys: keys(), bytes: self.bytes })
+    }
+
+    fn answered(&self, code: Code) -> Answered {
+        match self.method.map(Method::shape) {
+            _ if code == Code::Ok => Answered::Whole,
+            Some(Shape::ServerStream) => Answered::Streamed,
+            _ => Answered::Cut,
+        }
+    }
+
     fn is_stream(&self) -> bool {
-        use crate::etcd::method::Shape;
         self.method.is_none_or(|method| method.shape() == Shape::Bidi)
     }
 }
@@ -384,6 +419,91 @@ impl Drop for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        admission::{Config, Limit, Protection, Rate, Rule, Shape},
+        attribution,
+        etcd::proto::etcdserverpb::{RangeResponse, ResponseHeader},
+    };
+    use prost::Message;
+
+    const ATTRIBUTION: attribution::Config = attribution::Config {
+        entries: 10,
+        slow: Duration::MAX,
+        heavy_bytes: u64::MAX,
+        log_per_minute: 0,
+        trace: None,
+    };
+
+    /// Has `answer` sent for a list, ends like this, and tells what the next list is charged with and
+    /// how long it waits, at one unit in each millisecond.
+    async fn listed(
+        method: Method,
+        sent: usize,
+        answer: &[u8],
+        code: Option<Code>,
+    ) -> (Cost, u128) {
+        let cost = Some(Rate { count: 1_000, period: Duration::from_secs(1) });
+        let limit = Limit { cost, burst: Duration::ZERO, ..Rule::fixture().limit };
+        let rules = vec![Rule { limit, ..Rule::fixture() }];
+        let protection =
+            Protection::new(Config { rules, ..Config::fixture() }, &mut Default::default());
+        let cluster = Arc::from("main");
+        let gate = protection.gate(&cluster);
+        let (shape, class) = (Shape::List, Class::HeavyList);
+        let subject = Subject { shape, class, ..Subject::fixture("/registry/pods/") };
+        let enter = async || {
+            let plan = protection.plan(&gate, &subject, None).await.expect("a plan");
+            protection.enter(&gate, &subject, &plan, None).await.expect("a turn")
+        };
+        let mut registry = Registry::default();
+        let mut record = Arc::new(Metrics::register(&mut registry)).record(Some(method));
+        record.placed(class, &cluster);
+        record.attribute(Account {
+            attribution: Attribution::new(ATTRIBUTION, 1, &mut registry),
+            worker: 0,
+            cluster: Arc::clone(&cluster),
+            subject: subject.clone(),
+            request_bytes: 0,
+            limit: 0,
+            cost: None,
+            charge: Some(enter().await.take_charge(&protection)),
+            waited: Duration::ZERO,
+        });
+        record.look(answer);
+        record.add_bytes(sent);
+        match code {
+            Some(code) => record.end(code),
+            None => drop(record),
+        }
+        let next = enter().await;
+        (next.estimate(), next.waited.as_millis())
+    }
+
+    /// Lists that were passed on as they came were charged with what was assumed of any list, however
+    /// much they brought.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_passed_on_is_charged_with_what_it_was() {
+        let header = Some(ResponseHeader { revision: 300, raft_term: 7, ..Default::default() });
+        let answer = RangeResponse { header, count: 9_000, ..Default::default() }.encode_to_vec();
+        let bytes = 40_000_000;
+        let whole = listed(Method::Range, bytes, &answer, Some(Code::Ok)).await;
+        assert_eq!(whole, (Cost { keys: 9_000, bytes: bytes as u64 }, 410));
+        // As many keys as are common in so many bytes.
+        let keys = 19_073;
+        let left = listed(Method::Range, bytes, &answer, None).await;
+        assert_eq!(left, (Cost { keys, bytes: bytes as u64 }, 421));
+        let streamed = listed(Method::RangeStream, bytes, &answer, Some(Code::Unavailable)).await;
+        assert_eq!(streamed, left);
+    }
+
+    /// etcd has read all of it, where it does not stream it.
+    #[tokio::test(start_paused = true)]
+    async fn leaving_early_makes_a_list_no_cheaper() {
+        let assumed = Cost { keys: 1_000, bytes: 2 << 20 };
+        for (method, waited) in [(Method::Range, 23), (Method::RangeStream, 2)] {
+            assert_eq!(listed(method, 10_000, &[], None).await, (assumed, waited), "{method:?}");
+        }
+    }
 
     /// A dashboard showed what a watch had sent for hours as sent in the second in which it ended.
     #[test]

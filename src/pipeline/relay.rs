@@ -89,6 +89,7 @@ async fn pump(
     while let Some(chunk) = poll_fn(|cx| poll_chunk(body, out, stopped.as_mut(), cx)).await {
         let chunk = chunk?;
         let length = chunk.len();
+        record.look(&chunk);
         out.send(chunk).await?;
         // Only now may etcd send as much again.
         body.release(length);

@@ -10,7 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// What a client names in `seawall-override` to delete many keys at once.
 pub(super) const DELETES: &str = "deletes";
@@ -45,13 +45,13 @@ impl Context {
     /// The call as protections see it.
     pub(super) fn subject(
         &self,
-        method: Method,
+        method: impl Into<Option<Method>>,
         kind: Kind,
         keys: Option<KeyRange>,
         value_size: usize,
     ) -> Subject {
         Subject {
-            method: Some(method),
+            method: method.into(),
             shape: kind.shape,
             class: kind.class,
             place: keys.as_ref().map(Place::of).unwrap_or_default(),
@@ -84,6 +84,7 @@ impl Context {
             request_bytes: request.framed().len(),
             limit: 0,
             cost: None,
+            charge: None,
             waited: Duration::ZERO,
         });
         if subject.value_size > 0
@@ -124,8 +125,12 @@ impl Context {
         subject: &Subject,
         responder: &mut Responder,
     ) -> Result<Result<Plan, Error>, Gone> {
+        let began = Instant::now();
         let planning = self.edge.protection.plan(placed.gate(), subject, self.call.deadline);
         let planned = responder.unless_gone(Box::pin(planning)).await?;
+        if let Some(account) = responder.record.account() {
+            account.waited += began.elapsed();
+        }
         Ok(planned.map_err(Error::from))
     }
 
@@ -183,6 +188,7 @@ impl Context {
         Ok(charged.map_err(Error::from))
     }
 
+    /// The call's turn at etcd. What it is charged with is put right when its answer has ended.
     pub(super) async fn enter_by(
         &self,
         placed: &Placed<'_>,
@@ -192,9 +198,10 @@ impl Context {
     ) -> Result<Result<Permit, Error>, Gone> {
         let protection = &self.edge.protection;
         let entering = protection.enter(placed.gate(), subject, plan, self.call.deadline);
-        let entered = responder.unless_gone(Box::pin(entering)).await?;
-        if let (Ok(permit), Some(account)) = (&entered, responder.record.account()) {
+        let mut entered = responder.unless_gone(Box::pin(entering)).await?;
+        if let (Ok(permit), Some(account)) = (&mut entered, responder.record.account()) {
             account.waited += permit.waited;
+            account.charge = Some(permit.take_charge(protection));
         }
         Ok(entered.map_err(Error::from))
     }

@@ -12,7 +12,7 @@ use crate::{
         },
     },
     grpc::{Incoming, Message},
-    pipeline::{Manner, Responder},
+    pipeline::{Gone, Manner, Responder},
     upstream::Lane,
 };
 use bytes::Bytes;
@@ -55,9 +55,15 @@ pub(super) async fn serve(
             Err(_) => return,
         }
     }
-    // They wait for others as long as it takes, and would fill the connections of short calls.
     let subject = context.subject_of(method, Some(place.keys));
     context.attribute(&placed, &subject, &message, &mut responder);
+    // Who observes is as who watches: it meets rules when it begins, and nothing while it stays.
+    match context.plan(&placed, &subject, &mut responder).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return responder.status(&status::of(&error)),
+        Err(Gone) => return,
+    }
+    // They wait for others as long as it takes, and would fill the connections of short calls.
     let manner = Manner { lane: Lane::Watch, ..Manner::of(method, subject.class) };
     context.forward(placed, manner, &message, responder).await;
 }

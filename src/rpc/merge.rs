@@ -5,6 +5,7 @@
 
 use super::{Context, error::Error, materialize, status};
 use crate::{
+    admission::Cost,
     etcd::{
         key_range::KeyRange,
         method::Method,
@@ -33,7 +34,12 @@ pub(super) async fn range(
     if let Err(error) = check(context, method, request, segments) {
         return responder.status(&status::of(&error));
     }
-    match responder.unless_gone(pin!(join(context, request, segments))).await {
+    let mut cost = Cost::default();
+    let joined = responder.unless_gone(pin!(join(context, request, segments, &mut cost))).await;
+    if let Some(account) = responder.record.account() {
+        account.cost = Some(cost);
+    }
+    match joined {
         Ok(Ok(response)) => {
             let patience = Patience::new(&context.edge.protection);
             send_pieces(&[grpc::encode(&response)], responder, patience).await;
@@ -87,13 +93,14 @@ fn check(
 }
 
 /// Asks one cluster after the other, in the order of keys, and takes the default cluster's header.
+/// What has come so far has had its `cost`.
 async fn join(
     context: &Context,
     request: &RangeRequest,
     segments: &[Segment<'_, usize>],
+    cost: &mut Cost,
 ) -> Result<RangeResponse, Error> {
     let mut joined = RangeResponse::default();
-    let mut bytes = 0;
     for segment in segments {
         let left = request.limit - joined.kvs.len() as i64;
         let full = request.limit > 0 && left <= 0;
@@ -108,8 +115,9 @@ async fn join(
         let response = ask(context, *segment.cluster, &part).await?;
         joined.count += response.count;
         joined.more |= response.more || full && response.count > 0;
-        bytes += prost::Message::encoded_len(&response);
-        if bytes > MERGED_BYTES_MAX {
+        cost.keys += u64::try_from(response.count).unwrap_or_default();
+        cost.bytes += prost::Message::encoded_len(&response) as u64;
+        if cost.bytes > MERGED_BYTES_MAX as u64 {
             return Err(Error::MergeTooLarge { max: MERGED_BYTES_MAX });
         }
         joined.kvs.extend(response.kvs);

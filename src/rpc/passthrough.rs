@@ -3,10 +3,10 @@
 use super::{Context, admit::in_turn, error::Error, status};
 use crate::{
     access::Need,
-    admission::{Class, classify},
+    admission::{Kind, Shape, classify},
     etcd::method::{Affinity, Effect, Method},
     grpc::Incoming,
-    pipeline::{self, Manner, Responder},
+    pipeline::{self, Gone, Manner, Responder},
     upstream::Lane,
 };
 use std::pin::pin;
@@ -41,13 +41,20 @@ pub(super) async fn streams(context: Context, mut incoming: Incoming, responder:
         Ok(placed) => placed,
         Err(error) => return responder.status(&status::of(&error.into())),
     };
+    let kind = Kind::of(Shape::Admin);
     let manner = Manner {
-        class: Class::Admin,
+        class: kind.class,
         lane: Lane::Watch,
         affinity: Affinity::Any,
         effect: Effect::Write,
     };
     responder.record.placed(manner.class, &placed.cluster.name);
+    let subject = context.subject(None, kind, None, 0);
+    let _permit = match context.enter(&placed, &subject, &mut responder).await {
+        Ok(Ok(permit)) => permit,
+        Ok(Err(error)) => return responder.status(&status::of(&error)),
+        Err(Gone) => return,
+    };
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
     let exchange = match responder.unless_gone(pin!(placed.cluster.stream(&outbound))).await {
         Ok(Ok(exchange)) => exchange,

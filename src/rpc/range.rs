@@ -240,8 +240,7 @@ impl Asked<'_> {
         outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
         outbound.deadline = context.call.deadline;
         let pages = read.paged(outbound);
-        let cost = in_turn(&mut permit, pin!(stream_pages(pages, &request, responder))).await;
-        permit.settle(cost);
+        in_turn(&mut permit, pin!(stream_pages(pages, &request, responder))).await;
     }
 }
 
@@ -263,39 +262,39 @@ fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
     Some(Status::new(Code::Unimplemented, text))
 }
 
-/// Sends each page as it comes, and tells what all of them cost.
-async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: Responder) -> Cost {
-    let mut cost = Cost::default();
+/// Sends each page as it comes, and puts down what those that came have cost.
+async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: Responder) {
     let first = match responder.unless_gone(pin!(pages.next())).await {
         Ok(Some(Ok(page))) => page,
         Ok(Some(Err(stopped))) => {
-            responder.status(&stopped_status(stopped));
-            return cost;
+            return responder.status(&stopped_status(stopped));
         }
-        Ok(None) | Err(Gone) => return cost,
+        Ok(None) | Err(Gone) => return,
     };
-    let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return cost };
+    let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return };
     // What follows the limit is counted with the first page, and counts.
     let (header, total) = (first.header.clone(), first.count);
-    let mut next = Some(Ok(first));
+    let (mut next, mut sent, mut bytes) = (Some(Ok(first)), 0, 0);
     let end = loop {
         let page = match next.take() {
             Some(Ok(page)) => page,
             Some(Err(stopped)) => break Err(stopped_status(stopped)),
             None => {
-                let sent = cost.keys as i64;
                 let count = if request.limit > 0 || request.count_only { total } else { sent };
                 let more = !request.count_only && sent < count;
                 break Ok(stream_end(&header, more, count));
             }
         };
-        cost.keys += page.keys.number;
-        cost.bytes += page.keys.bytes;
+        sent += page.keys.number as i64;
+        bytes += page.keys.bytes;
+        if let Some(account) = record.account() {
+            account.cost = Some(Cost { keys: sent.max(total) as u64, bytes });
+        }
         if !page.kvs.is_empty() {
             for piece in stream_chunk(page.kvs) {
                 record.add_bytes(piece.len());
                 if out.send(piece).await.is_err() {
-                    return cost;
+                    return;
                 }
             }
         }
@@ -304,14 +303,13 @@ async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: R
     let status = match end {
         Ok(last) => match out.send(last).await {
             Ok(()) => Status::ok(""),
-            Err(_) => return cost,
+            Err(_) => return,
         },
         Err(status) => status,
     };
     if out.finish(grpc::trailers(&status)).is_ok() {
         record.end(status.code());
     }
-    cost
 }
 
 fn stopped_status(stopped: Stopped) -> Status {

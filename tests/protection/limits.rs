@@ -1,12 +1,14 @@
 //! How much rules let pass, and what they count.
 
-use crate::{Kv, Stage, list, put_if};
+use crate::{Kv, Refused, Stage, list, put_if};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
 };
+use seawall_testkit::{Cluster, LogLine, eventually};
+use std::fs;
 use tonic::Code;
 
 const CONFIGMAPS: &str = "/registry/configmaps/";
@@ -74,6 +76,31 @@ async fn what_may_wait_waits_and_the_rest_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// The slow log said that calls which a rule had held back for a second had not waited at all.
+#[tokio::test]
+async fn the_log_tells_what_was_waiting_for_a_rate() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- {name: slow, match: {shapes: [get]}, limit: {requests: 1/s, burst: 1s, wait_max: 3s}}",
+    )
+    .await?;
+    let config = fs::read_to_string(&stage.config)?;
+    fs::write(&stage.config, format!("{config}attribution: {{slow: 100ms}}\n"))?;
+    let seawall = stage.another().await?;
+    let kv = Kv::connect(seawall.address("main")?).await?;
+    let requests = ["/registry/pods/a/1", "/registry/pods/a/2", "/registry/pods/a/3"].map(get);
+    for answer in join_all(requests.iter().map(|request| kv.range(request))).await {
+        ensure!(answer?.is_ok());
+    }
+    eventually(crate::client::DEADLINE, "a slow request", async || {
+        let log = seawall.log();
+        let mut slow = log.iter().filter(|line| line.message() == "slow request");
+        let waited = |line: &LogLine| line.field("waited_ms").and_then(|waited| waited.as_f64());
+        ensure!(slow.any(|line| waited(line) > Some(1.0)), "{:?}", log.last());
+        Ok(())
+    })
+    .await
+}
+
 /// Which would be an hour from now: it is told at once, by an error that no client repeats on.
 #[tokio::test]
 async fn a_call_that_cannot_make_its_deadline_does_not_wait() -> Result<()> {
@@ -123,6 +150,73 @@ async fn what_a_list_has_cost_is_owed() -> Result<()> {
     let owed = kv.range(&list(CONFIGMAPS)).await?.err().context("it is answered")?;
     ensure!(owed.text.contains("costly: too many units of cost"), "{owed:?}");
     ensure!(kv.range(&get(&format!("{CONFIGMAPS}a/1"))).await?.is_ok());
+    Ok(())
+}
+
+/// A client was let list 40 MB again and again by a rule that was to keep it to a tenth of that, since
+/// what was asked of one member, or not to be shared, was never charged with what it brought.
+#[tokio::test]
+async fn what_a_list_that_is_passed_on_has_cost_is_owed() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- {name: whole, coalesce: false, page: false, match: {prefixes: [/registry/secrets]}}\n\
+         - name: costly\n  match: {classes: [heavy_list]}\n  \
+         limit: {cost: 30/h, burst: 1h, wait_max: 0s, per: [collection]}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    let prefixes = ["/registry/secrets/", CONFIGMAPS, "/registry/pods/"];
+    for key in
+        prefixes.iter().flat_map(|prefix| (0..4).map(move |number| format!("{prefix}{number}")))
+    {
+        direct.put(&key, vec![b'v'; 1_000_000]).await?.ok().context("a put is refused")?;
+    }
+    // 4 MB are 40 units, and 21 were assumed.
+    let [unshared, serializable, read] = prefixes.map(list);
+    let serializable = RangeRequest { serializable: true, ..serializable };
+    let read = RequestOp { request: Some(Request::RequestRange(read)) };
+    let txn = TxnRequest { success: vec![read], ..TxnRequest::default() };
+    for passes in [true, false] {
+        let txn: Result<TxnResponse, _> = kv.ask(Method::Txn, &txn).await?;
+        let lists =
+            [kv.range(&unshared).await?.err(), kv.range(&serializable).await?.err(), txn.err()];
+        for refused in lists {
+            ensure!(refused.is_none() == passes, "{refused:?}");
+            let told = |refused: Refused| refused.text.contains("costly: too many units of cost");
+            ensure!(refused.is_none_or(told));
+        }
+    }
+    Ok(())
+}
+
+/// The parts of a list that lies in several clusters are put together here, and none was charged.
+#[tokio::test]
+async fn what_a_merged_list_has_cost_is_owed() -> Result<()> {
+    let (main, other) = (Cluster::single().await?, Cluster::single().await?);
+    let config = main.dir().join("seawall.yaml");
+    let endpoints = |cluster: &Cluster| cluster.endpoints().join(", ");
+    let clusters = format!(
+        "clusters:\n  main: {{endpoints: [{}]}}\n  other: {{endpoints: [{}]}}\n\
+         listeners: [{{default: main, routes: [{{prefix: /registry/pods/, cluster: other}}]}}]\n",
+        endpoints(&main),
+        endpoints(&other)
+    );
+    let rule = "{name: costly, match: {classes: [heavy_list]}, \
+                limit: {cost: 30/h, burst: 1h, wait_max: 0s}}";
+    fs::write(&config, format!("{clusters}protection: {{rules: [{rule}]}}\n"))?;
+    let seawall = crate::seawall(&config).await?;
+    for cluster in [&main, &other] {
+        let direct = Kv::connect(cluster.member(0).address()).await?;
+        for key in ["pods/1", "pods/2", "configmaps/1", "configmaps/2"] {
+            let put = direct.put(&format!("/registry/{key}"), vec![b'v'; 1_000_000]).await?;
+            put.ok().context("a put is refused")?;
+        }
+    }
+    // 4 MB are 40 units, and 21 were assumed.
+    let kv = Kv::connect(seawall.address("main")?).await?;
+    let merged = kv.range(&list("/registry/")).await?.ok().context("it is refused")?;
+    ensure!(merged.kvs.len() == 4, "{} keys", merged.kvs.len());
+    let owed = kv.range(&list("/registry/")).await?.err().context("it is answered")?;
+    ensure!(owed.text.contains("costly: too many units of cost"), "{owed:?}");
     Ok(())
 }
 

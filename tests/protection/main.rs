@@ -13,6 +13,7 @@ mod paging;
 mod rules;
 mod scripted;
 mod streams;
+mod turns;
 
 // Each of the test programs that share them uses a part.
 #[allow(dead_code)]

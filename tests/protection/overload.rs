@@ -1,6 +1,6 @@
 //! When there is no room for lists, what matters goes on.
 
-use crate::{Kv, Stage, list, raw, scripted};
+use crate::{Kv, Stage, list, raw, scripted::Scripted};
 use anyhow::{Context, Result, ensure};
 use seawall::{
     etcd::{method::Method, proto::etcdserverpb::RangeRequest},
@@ -13,8 +13,8 @@ use tonic::Code;
 #[tokio::test]
 async fn an_etcd_that_has_too_much_to_do_gets_fewer_lists() -> Result<()> {
     let text = "etcdserver: too many requests";
-    let etcd = scripted::refusing_writes(Code::Unknown, text).await?;
-    let seawall = crate::seawall_with(["--upstream", &format!("http://{etcd}")]).await?;
+    let etcd = Scripted::refusing_writes(Code::Unknown, text).await?;
+    let seawall = crate::seawall_with(["--upstream", &etcd.endpoint()]).await?;
     let lists = async |limit: u32| {
         eventually(crate::client::DEADLINE, "the limit of lists", async || {
             let gauge = format!("seawall_queue_limit{{cluster=\"main\",queue=\"lists\"}} {limit}");
@@ -69,6 +69,10 @@ async fn lists_that_find_no_room_wait_and_nothing_else_does() -> Result<()> {
         let get = RangeRequest { key: key.into(), ..RangeRequest::default() };
         ensure!(kv.range(&get).await?.is_ok());
     }
+    // By which kube-apiserver tells who serves beside it.
+    ensure!(kv.create("/registry/masterleases/10.0.0.1", "1").await?.is_ok());
+    let serving = kv.range(&list("/registry/masterleases/")).await?;
+    ensure!(serving.is_ok_and(|answer| answer.kvs.len() == 1), "the list of masterleases waits");
     drop((unread, connection));
     let answer = waiting.await??;
     ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 201), "the waiting list is lost");

@@ -5,7 +5,10 @@ use anyhow::{Context, Result, ensure};
 use prost::Message;
 use seawall::etcd::{
     method::Method,
-    proto::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, RangeRequest},
+    proto::{
+        concurrency::LeaderRequest,
+        etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, RangeRequest},
+    },
 };
 use tonic::Code;
 
@@ -79,8 +82,28 @@ async fn nothing_stops_what_the_control_plane_hangs_on() -> Result<()> {
     ensure!(lease.is_ok(), "{lease:?}");
     ensure!(kv.create("/registry/leases/kube-system/kube-scheduler", "1").await?.is_ok());
     ensure!(kv.create("/registry/masterleases/10.0.0.1", "1").await?.is_ok());
+    ensure!(kv.range(&list("/registry/masterleases/")).await?.is_ok_and(|list| list.count == 1));
     let now = stage.direct().await?.revision().await?;
     kv.compact(now).await
+}
+
+/// A client that was denied everything went on following elections, and calling what a newer etcd has.
+#[tokio::test]
+async fn who_is_denied_is_denied_whatever_it_asks_for() -> Result<()> {
+    let stage = Stage::start("rules:\n- {name: nothing, deny: true}").await?;
+    let kv = stage.through().await?;
+    let observe = LeaderRequest { name: "leader".into() }.encode_to_vec();
+    for (path, message) in [
+        (Method::Observe.path(), &observe[..]),
+        (Method::Snapshot.path(), &[]),
+        (Method::MemberList.path(), &[]),
+        ("/etcdserverpb.KV/RangeBackwards", &[]),
+    ] {
+        let reply = kv.client.unary(path, &[], message).await?;
+        ensure!(reply.status.code() == Some(Code::PermissionDenied), "{path}: {}", reply.status);
+        ensure!(reply.status.to_string().contains("nothing"), "{path}: {}", reply.status);
+    }
+    Ok(())
 }
 
 #[tokio::test]
