@@ -217,6 +217,12 @@ async fn fits_every_screen(browser: &mut Browser, seconds: u64, pictures: &Path)
         browser.picture(&pictures.join(format!("{name}.png"))).await?;
         let needed = browser.evaluate("document.documentElement.scrollWidth").await?;
         ensure!(needed.as_u64() <= Some(width.into()), "{name}: {needed} of {width} pixels");
+        for section in ["requests", "queues", "protections"] {
+            let cut = format!(
+                "(t => t.scrollWidth - t.clientWidth)(document.querySelector('#{section} .scroll'))"
+            );
+            ensure!(browser.evaluate(&cut).await? == 0, "{name}: {section} is cut");
+        }
     }
     browser.look(1280, 1200, "light").await
 }
