@@ -246,6 +246,10 @@ async fn a_rule_is_switched_off_and_on_again_under_load() -> Result<()> {
     ensure!(passes(&mut client, "/office/a").await?, "a reload leaves what was switched by hand");
     let office = shown(&seawall, "/protection/rules.office").await?;
     ensure!(office["mode"] == "observe" && office["would_refuse"].as_u64() > Some(0), "{office}");
+    let calls = shown(&seawall, "/calls").await?;
+    let writes = calls.as_array().and_then(|calls| calls.iter().find(|c| c["class"] == "write"));
+    let writes = writes.context("no writes")?;
+    ensure!(writes["would_refuse"].as_u64() >= office["would_refuse"].as_u64(), "{writes}");
     let switched = |line: &seawall_testkit::LogLine| {
         line.message() == "protection switched" && line.text("mode") == Some("observe")
     };

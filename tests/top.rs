@@ -6,7 +6,7 @@
 mod operator;
 
 use anyhow::{Context, Result, ensure};
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Client, GetOptions, WatchOptions};
 use nix::{
     pty::{Winsize, openpty},
     sys::{
@@ -109,6 +109,20 @@ impl InTerminal {
         .await
     }
 
+    /// Waits for a line of a table that begins with these cells.
+    async fn shows_row(&self, cells: &[&str]) -> Result<()> {
+        eventually(DEADLINE, &format!("a row of {cells:?}"), async || {
+            let text = self.text();
+            let begins = |line: &str| {
+                let line = line.trim_start_matches('│').split_whitespace();
+                line.take(cells.len()).eq(cells.iter().copied())
+            };
+            ensure!(text.lines().any(begins), "it shows\n{text}");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits for its end, after which the terminal must be as it was.
     async fn ends(mut self) -> Result<()> {
         let status = eventually(DEADLINE, "the end of `seawall top`", async || {
@@ -190,6 +204,8 @@ async fn traffic_is_attributed_to_its_prefix_and_client() -> Result<()> {
             ("Shapes", "list "),
             ("Requests", "write "),
             ("Events", "member is healthy"),
+            ("Watches", "main "),
+            ("Routes", "all "),
         ] {
             let table = table(&text, title)?;
             ensure!(table.contains(expected), "no {expected:?} in {title} of\n{text}");
@@ -246,6 +262,40 @@ async fn a_terminal_is_drawn_on_and_restored() -> Result<()> {
     top.shows("healthy").await?;
     top.press("w")?;
     top.shows("last hour by cost").await?;
+    top.press("q")?;
+    top.ends().await
+}
+
+#[tokio::test]
+async fn keys_lead_from_a_prefix_to_requests_and_to_watches_and_routes() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let seawall = start(&cluster).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    // Another prefix than that of the writes would come first in the table now and then.
+    let watched = Some(WatchOptions::new().with_prefix());
+    let _watching = client.watch("/registry/pods/", watched).await?;
+    client.put("/registry/pods/default/a", "v", None).await?;
+    let mut top = InTerminal::start(&format!("http://{}", seawall.admin()?), &[])?;
+    top.shows_row(&["/registry/pods"]).await?;
+    top.press("\r")?;
+    top.shows("┌Clients of /registry/pods─").await?;
+    top.shows_row(&["127.0.0.1"]).await?;
+    top.press("\r")?;
+    top.shows("┌Shapes of /registry/pods, 127.0.0.1─").await?;
+    top.shows_row(&["watch", "/registry/pods"]).await?;
+    top.shows_row(&["put", "/registry/pods"]).await?;
+    // There is nothing inside, and back is the way one came.
+    top.press("\r\x7f")?;
+    top.shows("┌Clients of /registry/pods─").await?;
+    top.press("\x7f")?;
+    top.shows("┌Prefixes─").await?;
+    top.press("\t\t\t\t\t")?;
+    top.shows("┌Watches─").await?;
+    top.shows_row(&["main", "1"]).await?;
+    top.press("\t\t\t")?;
+    top.shows("┌Routes─").await?;
+    let address = seawall.address("main")?.to_string();
+    top.shows_row(&["main", &address, "all", "main"]).await?;
     top.press("q")?;
     top.ends().await
 }
@@ -337,7 +387,7 @@ async fn a_protection_is_switched_with_the_token() -> Result<()> {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let mut without = InTerminal::start(&url, &args)?;
     without.shows("protections enforce").await?;
-    without.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
+    without.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
     without.shows("┌Protections─").await?;
     without.press("\r")?;
     without.shows("all:  o off  b observe").await?;
@@ -349,7 +399,7 @@ async fn a_protection_is_switched_with_the_token() -> Result<()> {
     let token = guarded.token.display().to_string();
     let mut with = InTerminal::start(&url, &[&args[..], &["--token-file", &token]].concat())?;
     with.shows("protections enforce").await?;
-    with.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
+    with.press("\x1b[Z\x1b[Z\x1b[Z\x1b[Z\x1b[Z")?;
     with.shows("┌Protections─").await?;
     with.press("\r")?;
     with.shows("all:  o off  b observe").await?;

@@ -3,10 +3,13 @@
 //! One snapshot is made for all viewers. A viewer that reads slowly skips some: it holds no queue,
 //! only its place in line for the newest.
 
-use super::{View, mirror, protection, status};
+use super::{
+    View,
+    calls::{Calls, calls},
+    mirror, protection, status,
+};
 use crate::{
     attribution::{Ranking, Window},
-    pipeline::Totals,
     telemetry::{self, Happening},
 };
 use axum::{
@@ -50,7 +53,7 @@ struct Snapshot {
     /// Of the last minute.
     top: Ranking,
     /// Since the start.
-    calls: Vec<Totals>,
+    calls: Vec<Calls>,
     process: Option<telemetry::Usage>,
     events: Vec<Happening>,
     /// Whether switches ask for a token.
@@ -118,7 +121,7 @@ fn snapshot(view: &View) -> Snapshot {
         protection: protection::overview(view),
         mirror: mirror::overview(view).shortened(COLLECTIONS),
         top,
-        calls: view.calls.totals(),
+        calls: calls(view),
         process: telemetry::usage(),
         events: telemetry::recent(),
         token: view.token_file.is_some(),

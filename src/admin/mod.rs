@@ -2,6 +2,7 @@
 //! a page that shows all of it as it happens.
 
 mod access;
+mod calls;
 mod checks;
 mod config;
 mod live;

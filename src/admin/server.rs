@@ -1,6 +1,7 @@
 use super::{
     Config,
     access::{Peer, Token},
+    calls::calls,
     checks::{self, Results},
     live::{self, Live},
     mirror, page, protection, refusals,
@@ -152,10 +153,7 @@ fn router(view: Arc<View>) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(|State(view): State<Arc<View>>| async move { Json(status(&view)) }))
         .route("/top", get(top))
-        .route(
-            "/calls",
-            get(|State(view): State<Arc<View>>| async move { Json(view.calls.totals()) }),
-        )
+        .route("/calls", get(|State(view): State<Arc<View>>| async move { Json(calls(&view)) }))
         .route("/events", get(|| async { Json(telemetry::recent()) }))
         .route(
             "/protection",

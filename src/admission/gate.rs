@@ -32,6 +32,8 @@ pub struct Gate {
     busy: Notify,
     /// The fullest member's database, in percent of its quota; 0 while it is not known.
     space_percent: AtomicU32,
+    /// How often protections that only observe would have refused calls, by [`Class`].
+    would_refuse: [AtomicU64; Class::ALL.len()],
 }
 
 /// One queue and what is seen of it.
@@ -123,6 +125,7 @@ impl Gate {
             )),
             busy: Notify::new(),
             space_percent: AtomicU32::new(0),
+            would_refuse: Default::default(),
         }
     }
 
@@ -166,7 +169,7 @@ impl Gate {
             cost,
             deadline,
         };
-        self.entry(line).enter(mode, ticket).await.map(Some)
+        self.entry(line).enter(mode, ticket, || self.would_refuse(subject.class)).await.map(Some)
     }
 
     /// Refuses a call that is to wait for another's turn, if that turn would come too late for it
@@ -226,6 +229,16 @@ impl Gate {
         self.space_percent.load(Relaxed)
     }
 
+    /// A protection that only observes would have refused a call of `class`.
+    pub(super) fn would_refuse(&self, class: Class) {
+        self.would_refuse[class as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often protections that only observe would have refused calls of `class`.
+    pub fn would_have_refused(&self, class: Class) -> u64 {
+        self.would_refuse[class as usize].load(Relaxed)
+    }
+
     /// Puts what the queues hold into their metrics.
     pub fn publish(&self) {
         for entry in [&self.reads, &self.writes, &self.lists] {
@@ -242,8 +255,14 @@ impl Gate {
 }
 
 impl Entry {
-    async fn enter(&self, mode: Mode, ticket: Ticket) -> Result<Slot, Denied> {
-        let (passed, waited) = pass(&self.queue, self.name, &self.counters, mode, ticket).await;
+    async fn enter(
+        &self,
+        mode: Mode,
+        ticket: Ticket,
+        would_refuse: impl FnOnce(),
+    ) -> Result<Slot, Denied> {
+        let passing = pass(&self.queue, self.name, &self.counters, mode, ticket, would_refuse);
+        let (passed, waited) = passing.await;
         self.metrics.waited.observe(waited.as_secs_f64());
         self.calls.fetch_add(1, Relaxed);
         self.waited.fetch_add(waited.as_micros() as u64, Relaxed);
@@ -264,13 +283,15 @@ impl Entry {
 }
 
 /// Passes the queue of the protection called `name`, counts what has become of the call, and tells
-/// how long it waited. While only observing it counts the same and passes at once.
+/// how long it waited. While only observing it counts the same, says so where it `would_refuse` the
+/// call, and passes at once.
 pub(super) async fn pass(
     queue: &Arc<Queue>,
     name: &str,
     counters: &Counters,
     mode: Mode,
     ticket: Ticket,
+    would_refuse: impl FnOnce(),
 ) -> (Result<Slot, Denied>, Duration) {
     let counted = counters.of(mode);
     if mode == Mode::Observe {
@@ -278,7 +299,10 @@ pub(super) async fn pass(
         match verdict {
             None => {}
             Some(Ok(())) => drop(counted.delayed.inc()),
-            Some(Err(_)) => drop(counted.refused.inc()),
+            Some(Err(_)) => {
+                counted.refused.inc();
+                would_refuse();
+            }
         }
         return (Ok(slot), Duration::ZERO);
     }
@@ -347,6 +371,7 @@ pub(super) async fn wait(delay: Duration) {
 mod tests {
     use super::*;
     use crate::admission::{Flow, QueueConfig};
+    use std::cell::Cell;
     use tokio::time::advance;
 
     fn ticket(deadline: Option<Instant>) -> Ticket {
@@ -361,8 +386,11 @@ mod tests {
         let config = QueueConfig { concurrency: 1, length_max: 10, wait_max };
         let queue = Arc::new(Queue::new(config));
         let counters = Metrics::register(&mut Default::default()).protection("fixture");
-        let enter =
-            async |deadline| pass(&queue, "fixture", &counters, mode, ticket(deadline)).await.0;
+        let told = Cell::new(0);
+        let enter = async |deadline| {
+            let would_refuse = || told.set(told.get() + 1);
+            pass(&queue, "fixture", &counters, mode, ticket(deadline), would_refuse).await.0
+        };
         // By which it learns what a call takes.
         let first = enter(None).await;
         advance(Duration::from_secs(10)).await;
@@ -379,6 +407,7 @@ mod tests {
             drop(running);
             patient.await.expect("its turn");
         }
+        assert_eq!(told.get(), counters.figures()[3]);
         counters.figures()
     }
 

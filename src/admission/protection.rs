@@ -169,11 +169,13 @@ impl Protection {
         };
         let mut delay = Duration::ZERO;
         for running in std::mem::take(&mut plan.rules) {
-            // One that would have refused the call has counted it, and no more to say of it.
-            if let Some(wait) = running.admit(subject, deadline)? {
-                delay = delay.max(wait);
-                plan.rules.push(running);
-            }
+            let Some(wait) = running.admit(subject, deadline)? else {
+                // It has no more to say of a call that it would have refused.
+                gate.would_refuse(subject.class);
+                continue;
+            };
+            delay = delay.max(wait);
+            plan.rules.push(running);
         }
         wait(delay).await;
         Ok(plan)
@@ -214,7 +216,7 @@ impl Protection {
         let estimate = self.costs.estimate(&gate.cluster, subject);
         let mut permit = Permit { estimate, ..Permit::default() };
         for running in &plan.rules {
-            running.charge(subject, &mut permit, deadline).await?;
+            running.charge(gate, subject, &mut permit, deadline).await?;
         }
         permit.waited = began.elapsed();
         Ok(permit)

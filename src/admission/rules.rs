@@ -1,7 +1,7 @@
 //! The rules as they run.
 
 use super::{
-    Bucket, Denied, Flow, Limit, Mode, Per, Permit, Priority, Queue, QueueConfig, Refusal,
+    Bucket, Denied, Flow, Gate, Limit, Mode, Per, Permit, Priority, Queue, QueueConfig, Refusal,
     RefusalKind, Rule, Subject, Ticket,
     gate::{pass, wait},
     metrics::Counters,
@@ -132,6 +132,7 @@ impl RunningRule {
     /// Charges the estimated cost and takes a place under the rule's concurrency.
     pub(super) async fn charge(
         &self,
+        gate: &Gate,
         subject: &Subject,
         permit: &mut Permit,
         deadline: Option<Instant>,
@@ -140,7 +141,10 @@ impl RunningRule {
         let units = permit.estimate.units();
         if let Some(bucket) = &limits.cost {
             // One that would have been refused has cost nothing, and would have come no further.
-            let Some(delay) = self.take(bucket, units, COST, deadline)? else { return Ok(()) };
+            let Some(delay) = self.take(bucket, units, COST, deadline)? else {
+                gate.would_refuse(subject.class);
+                return Ok(());
+            };
             permit.charged.push(Arc::clone(&limits));
             wait(delay).await;
         }
@@ -152,8 +156,10 @@ impl RunningRule {
             cost: units,
             deadline,
         };
-        let (passed, _) = pass(queue, &self.name, &self.counters, self.mode(), ticket).await;
-        permit.slots.push(passed?);
+        let would_refuse = || gate.would_refuse(subject.class);
+        let passing =
+            pass(queue, &self.name, &self.counters, self.mode(), ticket, would_refuse).await;
+        permit.slots.push(passing.0?);
         Ok(())
     }
 

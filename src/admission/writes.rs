@@ -1,8 +1,8 @@
 //! Protections of what is stored: its amount, and deletes of much of it.
 
 use super::{
-    Census, Client, Denied, Gate, Growth, Mode, Plan, Priority, Protection, Refusal, RefusalKind,
-    Shape, SpaceConfig, Subject,
+    Census, Class, Client, Denied, Gate, Growth, Mode, Plan, Priority, Protection, Refusal,
+    RefusalKind, Shape, SpaceConfig, Subject,
     matching::touches,
     metrics::{Counters, Metrics},
     rules::RunningRule,
@@ -51,22 +51,23 @@ impl Protection {
     ) -> Result<Vec<Growth>, Denied> {
         // Rules that come before the one that exempts hold all the same.
         if !plan.exempt {
-            self.check_read_only()?;
+            self.check_read_only(gate, subject)?;
             self.check_space(gate, subject, plan)?;
-            self.check_deletes(subject, plan, deletes, overridden, census).await?;
+            self.check_deletes(gate, subject, plan, deletes, overridden, census).await?;
         }
         let mut growth = Vec::new();
         if subject.may_create() {
             for running in &plan.rules {
-                running.check_quotas(subject, census, &mut growth).await?;
+                running.check_quotas(gate, subject, census, &mut growth).await?;
             }
         }
         Ok(growth)
     }
 
-    fn check_read_only(&self) -> Result<(), Denied> {
+    fn check_read_only(&self, gate: &Gate, subject: &Subject) -> Result<(), Denied> {
         let current = self.current();
-        refuse(current.modes.read_only, &current.writes.read_only, "read_only", || {
+        let whom = (gate, subject.class);
+        refuse(whom, current.modes.read_only, &current.writes.read_only, "read_only", || {
             (RefusalKind::Forbidden, "nothing may be written".into(), "switch read_only off")
         })
     }
@@ -79,7 +80,8 @@ impl Protection {
         if from.is_none_or(|from| percent < from) {
             return Ok(());
         }
-        refuse(current.modes.space, &current.writes.space, "space", || {
+        let whom = (gate, subject.class);
+        refuse(whom, current.modes.space, &current.writes.space, "space", || {
             let reason = format!("the database of {} is {percent}% full", gate.cluster);
             let remedy = "delete, compact and defragment, or raise etcd's quota";
             (RefusalKind::Space, reason, remedy)
@@ -88,6 +90,7 @@ impl Protection {
 
     async fn check_deletes(
         &self,
+        gate: &Gate,
         subject: &Subject,
         plan: &Plan,
         deletes: &[KeyRange],
@@ -123,6 +126,7 @@ impl Protection {
         if keys <= keys_max {
             if watched.is_some_and(|(watched, _)| keys > watched) && !overridden {
                 self.current().writes.deletes.of(Mode::Observe).refused.inc();
+                gate.would_refuse(subject.class);
             }
             return Ok(());
         }
@@ -133,7 +137,8 @@ impl Protection {
         }
         let outcome = if mode == Mode::Enforce { "refused" } else { "observed" };
         tell_wide_delete(&subject.client, deletes, keys, outcome);
-        refuse(mode, &self.current().writes.deletes, "deletes", || {
+        let whom = (gate, subject.class);
+        refuse(whom, mode, &self.current().writes.deletes, "deletes", || {
             let reason = format!("this deletes {keys} keys, and {keys_max} are let at once");
             (RefusalKind::Forbidden, reason, OVERRIDE)
         })
@@ -161,6 +166,7 @@ const OVERRIDE: &str = "delete less at once, send the metadata seawall-override:
 
 /// Counts a refusal, and refuses unless only observing.
 fn refuse(
+    (gate, class): (&Gate, Class),
     mode: Mode,
     counters: &Counters,
     name: &str,
@@ -171,6 +177,7 @@ fn refuse(
     }
     counters.of(mode).refused.inc();
     if mode == Mode::Observe {
+        gate.would_refuse(class);
         return Ok(());
     }
     let (kind, reason, remedy) = why();
@@ -190,6 +197,7 @@ impl RunningRule {
     /// Whether there is room for one more key below each of the rule's prefixes that it lies below.
     async fn check_quotas(
         &self,
+        gate: &Gate,
         subject: &Subject,
         census: &dyn Census,
         growth: &mut Vec<Growth>,
@@ -199,13 +207,14 @@ impl RunningRule {
             return Ok(());
         }
         for prefix in self.territories(subject) {
-            growth.extend(self.check_quota(subject, prefix, census).await?);
+            growth.extend(self.check_quota(gate, subject, prefix, census).await?);
         }
         Ok(())
     }
 
     async fn check_quota(
         &self,
+        gate: &Gate,
         subject: &Subject,
         prefix: Bytes,
         census: &dyn Census,
@@ -235,6 +244,7 @@ impl RunningRule {
         let remedy = "delete some or raise its quota";
         self.refuse(self.mode(), RefusalKind::Space, reason, remedy)?;
         // While only observing it is stored all the same.
+        gate.would_refuse(subject.class);
         Ok(usage.grow(size, certain, |_| false).ok())
     }
 

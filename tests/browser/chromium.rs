@@ -91,7 +91,7 @@ impl Browser {
         let target = json!({"targetId": page["targetId"], "flatten": true});
         let attached = self.call("Target.attachToTarget", target).await?;
         self.session = Some(attached["sessionId"].as_str().context("a session")?.to_owned());
-        for domain in ["Page", "Runtime", "Log"] {
+        for domain in ["Page", "Runtime", "Log", "Performance"] {
             self.call(&format!("{domain}.enable"), json!({})).await?;
         }
         Ok(())
@@ -173,6 +173,14 @@ impl Browser {
         let picture = self.call("Page.captureScreenshot", json!({"format": "png"})).await?;
         let data = picture["data"].as_str().context("a picture")?;
         Ok(std::fs::write(path, base64::Engine::decode(&base64::prelude::BASE64_STANDARD, data)?)?)
+    }
+
+    /// A figure of the browser's own about the page, such as `ScriptDuration`.
+    pub(crate) async fn metric(&mut self, name: &str) -> Result<f64> {
+        let answer = self.call("Performance.getMetrics", json!({})).await?;
+        let metrics = answer["metrics"].as_array().context("metrics")?;
+        let metric = metrics.iter().find(|metric| metric["name"] == name);
+        metric.and_then(|metric| metric["value"].as_f64()).with_context(|| name.to_owned())
     }
 
     /// What the page wrote to its console as errors so far.

@@ -1,6 +1,11 @@
 //! The live page in a real browser.
 
 mod chromium;
+mod cost;
+// Each of the test programs that share it uses a part.
+#[allow(dead_code)]
+#[path = "../failover/operator.rs"]
+mod operator;
 
 use anyhow::{Context, Result, ensure};
 use chromium::Browser;
@@ -53,10 +58,13 @@ protection:
 }
 
 async fn start(config: &Path) -> Result<SeawallProcess> {
+    start_with(["--config", &config.display().to_string()]).await
+}
+
+async fn start_with(args: [&str; 2]) -> Result<SeawallProcess> {
     let binary = env::var_os("SEAWALL_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_seawall").into(), PathBuf::from);
-    let config = config.display().to_string();
-    SeawallProcess::builder().binary(binary).args(["--config", &config]).start().await
+    SeawallProcess::builder().binary(binary).args(args).start().await
 }
 
 /// Clients that write, list and watch without a pause, and one that is denied.
@@ -217,6 +225,12 @@ async fn fits_every_screen(browser: &mut Browser, seconds: u64, pictures: &Path)
         browser.picture(&pictures.join(format!("{name}.png"))).await?;
         let needed = browser.evaluate("document.documentElement.scrollWidth").await?;
         ensure!(needed.as_u64() <= Some(width.into()), "{name}: {needed} of {width} pixels");
+        for section in ["requests", "queues", "protections"] {
+            let cut = format!(
+                "(t => t.scrollWidth - t.clientWidth)(document.querySelector('#{section} .scroll'))"
+            );
+            ensure!(browser.evaluate(&cut).await? == 0, "{name}: {section} is cut");
+        }
     }
     browser.look(1280, 1200, "light").await
 }

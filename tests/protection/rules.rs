@@ -64,6 +64,11 @@ async fn a_rule_that_observes_counts_what_it_would_refuse() -> Result<()> {
         let (_, text) = crate::operator::get(stage.seawall.admin()?, "/metrics").await?;
         let line = text.lines().find(|line| line.starts_with(&name)).context(name)?;
         refused.push(line.rsplit(' ').next().context("no value")?.parse::<f64>()?);
+        let (_, calls) = crate::operator::get(stage.seawall.admin()?, "/calls").await?;
+        let calls: Vec<serde_json::Value> = serde_json::from_str(&calls)?;
+        let reads = calls.iter().find(|calls| calls["class"] == "point_read");
+        let would_refuse = reads.context("no reads")?["would_refuse"].as_u64();
+        ensure!(would_refuse == Some(if mode == "enforce" { 0 } else { 17 }), "{calls:?}");
     }
     ensure!(refused == [17.0, 17.0], "{refused:?}");
     Ok(())

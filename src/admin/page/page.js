@@ -45,11 +45,11 @@ const showRequests = (calls, figures) => {
     return { key, first, cells: [
       text(first ? total.cluster : ""), text(total.class.replace(/_/g, " ")), wide(line(remember("calls " + key, each.calls))), number(rate(each.calls)),
       wide(number(milliseconds(mean))), wide(number(count(total.open))), wide(number(each.bytes ? bytes(each.bytes) : "–")),
-      number(rate(each.refused), each.refused ? "warn" : ""), wide(number(count(total.refused))),
+      number(rate(each.refused), each.refused ? "warn" : ""), wide(number(count(total.refused))), wide(number(count(total.would_refuse))),
       number(rate(each.failed), each.failed ? "bad" : ""), wide(number(count(total.failed))), wide(number(count(total.calls))),
     ] };
   });
-  table("requests", ["Cluster", "Class", "-", "#Calls/s", "-#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "#Failed/s", "-#Failed", "-#Calls"],
+  table("requests", ["Cluster", "Class", "-", "#Calls/s", "-#Mean", "-#Open", "-#Bytes/s", "#Refused/s", "-#Refused", "-#Would refuse", "#Failed/s", "-#Failed", "-#Calls"],
     rows, "no calls yet");
 };
 

@@ -196,7 +196,7 @@ impl Screen {
     }
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
-        let head = self.head();
+        let head = self.head(frame.area().width);
         let height = u16::try_from(head.len()).unwrap_or(u16::MAX);
         let parts = [Constraint::Length(height), Constraint::Fill(1), Constraint::Length(1)];
         let [top, middle, bottom] = Layout::vertical(parts).areas(frame.area());
@@ -208,7 +208,7 @@ impl Screen {
         }
     }
 
-    fn head(&self) -> Vec<Line<'static>> {
+    fn head(&self, width: u16) -> Vec<Line<'static>> {
         let summary = match &self.snapshot {
             Some(snapshot) => summary(snapshot, self.window, self.by),
             None => format!("asking {}", self.url),
@@ -217,7 +217,7 @@ impl Screen {
         if let Some(snapshot) = &self.snapshot {
             lines.extend(protections::panel(&snapshot.protection).into_iter().map(Line::from));
         }
-        lines.push(self.tabs());
+        lines.push(self.tabs(width));
         if let Some(error) = &self.error {
             let causes: Vec<_> = error.chain().skip(1).map(ToString::to_string).collect();
             lines.push(Line::from(format!("{error}; trying again")).red().bold());
@@ -238,13 +238,25 @@ impl Screen {
         }
     }
 
-    fn tabs(&self) -> Line<'static> {
+    /// Those that there is room for, the one that is shown among them.
+    fn tabs(&self, width: u16) -> Line<'static> {
         let root = self.path[0].tab;
-        let spans = Tab::ALL.iter().flat_map(|&tab| {
+        let at = Tab::ALL.iter().position(|&tab| tab == root).unwrap_or_default();
+        // Each has a space behind it, and what is left out an ellipsis.
+        let needed = |tabs: &[Tab]| tabs.iter().map(|tab| tab.title().len() + 1).sum::<usize>();
+        let fits = |from: usize, to: usize| {
+            let ellipses = if from > 0 { 2 } else { 0 } + usize::from(to < Tab::ALL.len());
+            needed(&Tab::ALL[from..to]) + ellipses <= usize::from(width)
+        };
+        let from = (0..at).find(|&from| fits(from, at + 1)).unwrap_or(at);
+        let to = (at + 1..=Tab::ALL.len()).rev().find(|&to| fits(from, to)).unwrap_or(at + 1);
+        let tabs = Tab::ALL[from..to].iter().flat_map(|&tab| {
             let title = Span::raw(tab.title());
             [if tab == root { title.reversed() } else { title.dim() }, Span::raw(" ")]
         });
-        Line::from_iter(spans)
+        let before = (from > 0).then(|| Span::raw("… ").dim());
+        let behind = (to < Tab::ALL.len()).then(|| Span::raw("…").dim());
+        Line::from_iter(before.into_iter().chain(tabs).chain(behind))
     }
 
     fn draw_table(&mut self, frame: &mut Frame<'_>, area: Rect) {

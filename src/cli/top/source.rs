@@ -59,7 +59,23 @@ pub(super) struct Snapshot {
 pub(super) struct Status {
     pub(super) version: String,
     pub(super) uptime_seconds: u64,
+    pub(super) listeners: Vec<Listener>,
     pub(super) clusters: BTreeMap<String, Cluster>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Listener {
+    pub(super) name: String,
+    pub(super) address: String,
+    /// The cluster of all keys that no route names.
+    pub(super) default: String,
+    pub(super) routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Route {
+    pub(super) prefix: String,
+    pub(super) cluster: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -130,6 +146,7 @@ pub(super) struct Calls {
     pub(super) class: String,
     pub(super) calls: u64,
     pub(super) refused: u64,
+    pub(super) would_refuse: u64,
     pub(super) failed: u64,
     pub(super) open: u64,
     pub(super) bytes: u64,
@@ -159,25 +176,32 @@ pub(super) struct Happening {
 }
 
 impl Snapshot {
-    /// Tells what calls were since `before`, or since the start of Seawall.
+    /// Tells what calls and events of watches were since `before`, or since the start of Seawall.
     pub(super) fn compare(&mut self, before: Option<&Self>) {
         let earlier = before.and_then(|before| before.at).zip(self.at);
         let seconds = match earlier {
             Some((before, now)) => (now - before).as_secs_f64(),
             None => self.status.uptime_seconds as f64,
         };
+        // Less than before is another process.
+        let since = |now: u64, before: u64| now.saturating_sub(before) as f64;
+        let a_second = |number: f64| if seconds > 0.0 { number / seconds } else { 0.0 };
         for calls in &mut self.calls {
             let same =
                 |other: &&Calls| other.cluster == calls.cluster && other.class == calls.class;
             let known = before.and_then(|before| before.calls.iter().find(same));
             let (ended, took) = known.map_or((0, 0.0), |known| (known.calls, known.seconds));
-            // Less than before is another process.
-            let ended = calls.calls.saturating_sub(ended) as f64;
+            let ended = since(calls.calls, ended);
             let took = (calls.seconds - took).max(0.0);
             calls.late = Late {
-                per_second: if seconds > 0.0 { ended / seconds } else { 0.0 },
+                per_second: a_second(ended),
                 mean_ms: if ended > 0.0 { took * 1e3 / ended } else { 0.0 },
             };
+        }
+        for (name, mirror) in &mut self.mirror.clusters {
+            let known = before.and_then(|before| before.mirror.clusters.get(name));
+            let sent = known.map_or(0, |known| known.watch_events);
+            mirror.events_per_second = a_second(since(mirror.watch_events, sent));
         }
     }
 }
@@ -188,10 +212,19 @@ pub(super) struct Mirror {
     pub(super) clusters: BTreeMap<String, ClusterMirror>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct ClusterMirror {
     /// How much further etcd is.
     pub(super) behind: u64,
+    /// Watchers that are served from memory, what they were sent, and those that went on at etcd or
+    /// came from there.
+    pub(super) watchers: u64,
+    pub(super) watch_events: u64,
+    pub(super) watch_handovers: u64,
+    pub(super) watch_returns: u64,
+    /// Since the snapshot before; not told by the port.
+    #[serde(skip)]
+    pub(super) events_per_second: f64,
     pub(super) collections: Vec<Collection>,
 }
 

@@ -5,7 +5,7 @@ mod load;
 use super::{
     By,
     format::{bytes, count, milliseconds, span},
-    source::{Calls, Cluster, Member, Snapshot},
+    source::{Calls, Cluster, ClusterMirror, Listener, Member, Snapshot},
 };
 use crate::attribution::{Caller, Demand, Prefix};
 use std::{
@@ -22,12 +22,14 @@ pub(super) enum Tab {
     Shapes,
     Objects,
     Memory,
+    Watches,
     Protections,
     Events,
+    Routes,
 }
 
 impl Tab {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Clusters,
         Self::Requests,
         Self::Prefixes,
@@ -35,8 +37,10 @@ impl Tab {
         Self::Shapes,
         Self::Objects,
         Self::Memory,
+        Self::Watches,
         Self::Protections,
         Self::Events,
+        Self::Routes,
     ];
 
     pub(super) fn title(self) -> &'static str {
@@ -47,9 +51,11 @@ impl Tab {
             Self::Shapes => "Shapes",
             Self::Objects => "Objects",
             Self::Memory => "Memory",
+            Self::Watches => "Watches",
             Self::Protections => "Protections",
             Self::Requests => "Requests",
             Self::Events => "Events",
+            Self::Routes => "Routes",
         }
     }
 }
@@ -129,9 +135,11 @@ impl Table {
             Tab::Shapes => load::shapes(snapshot, filter, by),
             Tab::Objects => load::objects(snapshot, by),
             Tab::Memory => memory(snapshot, by),
+            Tab::Watches => watches(snapshot, by),
             Tab::Protections => protections(snapshot),
             Tab::Requests => requests(snapshot, by),
             Tab::Events => events(snapshot),
+            Tab::Routes => routes(snapshot),
         }
     }
 }
@@ -185,6 +193,7 @@ fn requests(snapshot: &Snapshot, by: By) -> Table {
         number("FAILED", 7, 3),
         number("CALLS", 7, 6),
         number("BYTES", 9, 7),
+        number("WOULD REFUSE", 12, 8),
     ];
     let mut calls: Vec<_> = snapshot.calls.iter().collect();
     let key = |calls: &Calls| match by {
@@ -204,6 +213,7 @@ fn requests(snapshot: &Snapshot, by: By) -> Table {
             count(calls.failed as f64),
             count(calls.calls as f64),
             bytes(calls.bytes),
+            count(calls.would_refuse as f64),
         ],
         enter: Enter::Nowhere,
     });
@@ -269,6 +279,62 @@ fn memory(snapshot: &Snapshot, by: By) -> Table {
             held.why.clone().unwrap_or_default(),
         ],
         enter: Enter::Nowhere,
+    });
+    Table { columns, rows: rows.collect() }
+}
+
+fn watches(snapshot: &Snapshot, by: By) -> Table {
+    let columns = vec![
+        name("CLUSTER", 8, 0),
+        number("STREAMS", 7, 1),
+        number("FROM MEMORY", 11, 0),
+        number("EVENTS/S", 8, 2),
+        number("GONE TO ETCD", 12, 3),
+        number("COME BACK", 9, 4),
+    ];
+    let of = |cluster: &str, calls: &&Calls| calls.cluster == cluster && calls.class == "watch";
+    let streams = |cluster: &str| {
+        let calls = snapshot.calls.iter().filter(|calls| of(cluster, calls));
+        calls.map(|calls| calls.open).sum::<u64>() as f64
+    };
+    let key = |cluster: &str, mirror: &ClusterMirror| match by {
+        By::Requests => streams(cluster),
+        By::Cost | By::Bytes => mirror.events_per_second,
+    };
+    let mut watched: Vec<_> = snapshot.mirror.clusters.iter().collect();
+    watched.sort_by(|a, b| key(b.0, b.1).total_cmp(&key(a.0, a.1)));
+    let rows = watched.into_iter().map(|(cluster, mirror)| Row {
+        cells: vec![
+            cluster.clone(),
+            count(streams(cluster)),
+            count(mirror.watchers as f64),
+            count(mirror.events_per_second),
+            count(mirror.watch_handovers as f64),
+            count(mirror.watch_returns as f64),
+        ],
+        enter: Enter::Nowhere,
+    });
+    Table { columns, rows: rows.collect() }
+}
+
+/// As they are configured, whatever is sorted by.
+fn routes(snapshot: &Snapshot) -> Table {
+    let columns = vec![
+        word("LISTENER", 10, 1),
+        word("ADDRESS", 21, 2),
+        name("KEYS", 20, 0),
+        word("CLUSTER", 12, 0),
+    ];
+    let row = |listener: &Listener, keys: String, cluster: &str| Row {
+        cells: vec![listener.name.clone(), listener.address.clone(), keys, cluster.to_owned()],
+        enter: Enter::Nowhere,
+    };
+    let rows = snapshot.status.listeners.iter().flat_map(|listener| {
+        let routes = listener.routes.iter();
+        let routed = routes
+            .map(|route| row(listener, format!("{} and below", route.prefix), &route.cluster));
+        let others = if listener.routes.is_empty() { "all" } else { "all others" };
+        routed.chain([row(listener, others.to_owned(), &listener.default)]).collect::<Vec<_>>()
     });
     Table { columns, rows: rows.collect() }
 }

@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     attribution::{Caller, Demand, Load, Object, Prefix, Ranked, Ranking},
     cli::top::source::{
-        Calls, Cluster, ClusterMirror, Collection, Gate, Happening, Member, Memory, Mirror,
-        Protection, Queue, Standing, Status,
+        Calls, Cluster, ClusterMirror, Collection, Gate, Happening, Listener, Member, Memory,
+        Mirror, Protection, Queue, Route, Standing, Status,
     },
 };
 use ratatui::{Terminal, backend::TestBackend};
@@ -54,9 +54,34 @@ fn snapshot() -> Snapshot {
         cluster: "main".into(),
         class: "heavy_list".into(),
         calls: 187_000,
+        would_refuse: 1_770,
         seconds: 374.0,
         ..Calls::default()
     };
+    let watches = Calls {
+        cluster: "main".into(),
+        class: "watch".into(),
+        calls: 7,
+        open: 12,
+        ..Calls::default()
+    };
+    let listener = Listener {
+        name: "local".into(),
+        address: "127.0.0.1:23790".into(),
+        default: "main".into(),
+        routes: vec![Route { prefix: "/registry/events".into(), cluster: "events".into() }],
+    };
+    let mirror = ClusterMirror {
+        behind: 0,
+        watchers: 2_000,
+        watch_events: 18_700,
+        watch_handovers: 3,
+        watch_returns: 2,
+        events_per_second: 0.0,
+        collections: vec![held],
+    };
+    // Nobody watches there.
+    let quiet = ClusterMirror::default();
     let event = Happening {
         at: 0,
         level: "WARN".into(),
@@ -66,11 +91,12 @@ fn snapshot() -> Snapshot {
     };
     Snapshot {
         at: None,
-        calls: vec![calls],
+        calls: vec![calls, watches],
         events: vec![event],
         status: Status {
             version: "0.1.0".into(),
             uptime_seconds: 187,
+            listeners: vec![listener],
             clusters: [("main".to_owned(), Cluster { members: vec![member] })].into(),
         },
         protection: Protection {
@@ -120,8 +146,7 @@ fn snapshot() -> Snapshot {
             }],
         },
         mirror: Mirror {
-            clusters: [("main".to_owned(), ClusterMirror { behind: 0, collections: vec![held] })]
-                .into(),
+            clusters: [("events".to_owned(), quiet), ("main".to_owned(), mirror)].into(),
         },
     }
 }
@@ -152,7 +177,7 @@ last minute by cost: cost 1.00k, 110 requests, 3.00 MiB; seawall 0.1.0 up 3m07s
 protections enforce; memory 12.0 MiB of 1.00 GiB
 most: queues delayed 1.20k, refused 3
 queues of main: reads 4/4 and 17 wait; space 25 %
-Clusters Requests Prefixes Clients Shapes Objects Memory Protections Events
+Clusters Requests Prefixes Clients Shapes Objects Memory Watches Protections …
 ┌Prefixes──────────────────────────────────────────────────────────────────────┐
 │PREFIX                COST   SHARE REQUESTS     BYTES    KEYS   ERROR CLUSTER │
 │/registry/pods         900  90.0 %       10  2.00 MiB     100         main    │
@@ -170,7 +195,7 @@ last minute by cost: cost 1.00k, 110 req
 protections enforce; memory 12.0 MiB of
 most: queues delayed 1.20k, refused 3
 queues of main: reads 4/4 and 17 wait; s
-Clusters Requests Prefixes Clients Shape
+Clusters Requests Prefixes Clients …
 ┌Prefixes──────────────────────────────┐
 │PREFIX                    COST   SHARE│
 │/registry/pods             900  90.0 %│
@@ -198,8 +223,11 @@ fn tab_goes_round_all_tables() {
         ("Shapes", "update"),
         ("Objects", "/registry/secrets/default/big"),
         ("Memory", "90.1k"),
+        // As many events as calls below: 100 a second since the start.
+        ("Watches", "12       2.00k      100            3         2"),
         ("Protections", "1.20k"),
         ("Events", "calls are refused (2 times)"),
+        ("Routes", "local      127.0.0.1:23790       /registry/events and below"),
         ("Clusters", "1.23 ms"),
         // Since the start, as there was no snapshot before: 187,000 in 187 s.
         ("Requests", "1.00k   2.00 ms"),
@@ -213,6 +241,41 @@ fn tab_goes_round_all_tables() {
     let drawn = draw(&mut screen, 100, 24);
     assert!(drawn.contains("512 MiB / 2.00 GiB"), "{drawn}");
     assert!(drawn.contains("healthy"), "{drawn}");
+    press(&mut screen, [KeyCode::Tab]);
+    let drawn = draw(&mut screen, 100, 24);
+    assert!(drawn.contains("WOULD REFUSE") && drawn.contains("1.77k"), "{drawn}");
+}
+
+#[test]
+fn the_table_that_is_shown_is_named_among_the_others_in_any_terminal() {
+    for width in [16, 30, 40, 80, 91] {
+        let mut screen = screen();
+        for _ in Tab::ALL {
+            press(&mut screen, [KeyCode::Tab]);
+            let line = screen.tabs(width).to_string();
+            assert!(line.contains(screen.shown().tab.title()), "{line:?}");
+            assert!(line.chars().count() <= width.into(), "{line:?} in {width}");
+            assert_eq!(line.contains('…'), width < 91, "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn routes_tell_where_all_keys_go_and_watches_where_most_happens() {
+    let mut screen = screen();
+    press(&mut screen, [KeyCode::Tab; 5]);
+    let drawn = draw(&mut screen, 80, 24);
+    assert!(drawn.contains("┌Watches─"), "{drawn}");
+    assert!(drawn.find("│main ") < drawn.find("│events "), "{drawn}");
+    press(&mut screen, [KeyCode::Tab; 3]);
+    let drawn = draw(&mut screen, 80, 24);
+    let (routed, others) = ("/registry/events and below", "all others");
+    assert!(drawn.find(routed) < drawn.find(others), "{drawn}");
+    let cluster = |keys| {
+        let line = drawn.lines().find(|line| line.contains(keys));
+        line.and_then(|line| line.trim_end_matches('│').split_whitespace().next_back())
+    };
+    assert_eq!((cluster(routed), cluster(others)), (Some("events"), Some("main")), "{drawn}");
 }
 
 #[test]
@@ -251,10 +314,7 @@ fn keys_sort_and_change_the_window() {
 #[test]
 fn a_protection_is_switched_by_a_letter_after_enter() {
     let mut screen = screen();
-    press(
-        &mut screen,
-        [KeyCode::BackTab, KeyCode::BackTab, KeyCode::BackTab, KeyCode::BackTab, KeyCode::Enter],
-    );
+    press(&mut screen, [KeyCode::BackTab; 5].into_iter().chain([KeyCode::Enter]));
     let drawn = draw(&mut screen, 80, 24);
     let asked = "queues:  o off  b observe  e enforce  d configured  any other key: as it is\n";
     assert!(drawn.ends_with(asked), "{drawn}");
@@ -304,8 +364,11 @@ fn what_is_new_since_the_last_answer_is_told_a_second() {
     let mut later = Snapshot { at: Some(now), ..snapshot() };
     later.calls[0].calls += 50;
     later.calls[0].seconds += 1.0;
+    later.mirror.clusters.entry("main".to_owned()).or_default().watch_events += 20;
     later.compare(screen.snapshot.as_ref());
     let late = later.calls[0].late;
     assert!((24.9..25.1).contains(&late.per_second), "{late:?}");
     assert!((19.9..20.1).contains(&late.mean_ms), "{late:?}");
+    let events = later.mirror.clusters["main"].events_per_second;
+    assert!((9.9..10.1).contains(&events), "{events}");
 }
