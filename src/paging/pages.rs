@@ -35,6 +35,8 @@ pub struct Pages {
     follows: bool,
     /// Bytes of one page at most.
     bytes_max: usize,
+    /// Whether the next page is read by a number of keys, whatever is known: the last one was too large.
+    wary: bool,
 }
 
 /// Why the next page is not there.
@@ -43,7 +45,7 @@ pub enum Stopped {
     /// etcd said no.
     Refused(Status),
     Failed(upstream::Error),
-    /// It is larger than it may be, and was not read.
+    /// It is larger than it may be, and was not read. It can be tried again.
     TooLarge {
         length: usize,
     },
@@ -79,11 +81,12 @@ impl Pages {
             page_bytes,
             follows: false,
             bytes_max: PAGE_BYTES_MAX,
+            wary: false,
             page_keys: page_keys.clamp(1, KEYS_MAX),
         }
     }
 
-    /// Reads no page of more than `bytes`.
+    /// Reads no page of more than `bytes`, but for a single key.
     pub fn up_to(self, bytes: u64) -> Self {
         let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX).min(PAGE_BYTES_MAX);
         Self { bytes_max, ..self }
@@ -92,13 +95,14 @@ impl Pages {
     /// The next page; `None` after the last.
     ///
     /// Only that which follows a page is asked for, and at that page's revision, so all of them
-    /// together are the list as it was at one revision.
+    /// together are the list as it was at one revision. After a page that is too large the next try is
+    /// for fewer keys.
     pub async fn next(&mut self) -> Option<Result<Page, Stopped>> {
         let rest = self.rest.take()?;
         // What is counted must be all that follows where the client has set a limit.
         let cut = match self.left {
-            None => self.splits.cut(&rest),
-            Some(_) => Cut { range: rest.clone(), known: false },
+            None if !self.wary => self.splits.cut(&rest),
+            _ => Cut { range: rest.clone(), known: false },
         };
         let limit = match (cut.known, self.left) {
             _ if cut.known || self.request.count_only => 0,
@@ -109,8 +113,14 @@ impl Pages {
         self.request.limit = limit;
         let page = match self.ask_again_if_behind().await {
             Ok(page) => page,
-            Err(stopped) => return Some(Err(stopped)),
+            Err(stopped) => {
+                if matches!(stopped, Stopped::TooLarge { .. }) {
+                    self.be_wary(rest, limit);
+                }
+                return Some(Err(stopped));
+            }
         };
+        self.wary = false;
         if let Some(left) = &mut self.left {
             *left -= page.keys.number as i64;
         }
@@ -154,7 +164,8 @@ impl Pages {
         let answer = self.cluster.call(&self.outbound, Effect::Read).await;
         let mut answer = answer.map_err(Stopped::Failed)?;
         let length = answer.length().await.map_err(Stopped::Failed)?;
-        if let Some(length) = length.filter(|length| *length > self.bytes_max) {
+        let too_large = |length: &usize| *length > self.bytes_max && self.request.limit != 1;
+        if let Some(length) = length.filter(too_large) {
             return Err(Stopped::TooLarge { length });
         }
         let message = answer.message_up_to(PAGE_BYTES_MAX).await.map_err(Stopped::Failed)?;
@@ -169,6 +180,15 @@ impl Pages {
             self.request.revision = header.revision;
         }
         Ok(page)
+    }
+
+    /// `rest` is still to be read, by fewer keys than those of a page of `limit`.
+    fn be_wary(&mut self, rest: KeyRange, limit: i64) {
+        self.rest = Some(rest);
+        self.wary = true;
+        if limit > 0 {
+            self.page_keys = (limit / 2).max(1);
+        }
     }
 
     /// Goes up or down with the size of what came, as etcd's own stream does.

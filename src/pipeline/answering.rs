@@ -11,14 +11,19 @@ pub(super) const CHUNK: usize = 64 << 10;
 
 /// An answer that is being sent.
 #[derive(Debug)]
-pub(super) struct Answering {
+pub struct Answering {
     out: Outgoing,
     record: Record,
     patience: Patience,
 }
 
 impl Answering {
-    pub(super) fn open(responder: Responder, patience: Patience) -> Result<Self, SendError> {
+    /// Sends the head.
+    ///
+    /// # Errors
+    ///
+    /// When the client has gone.
+    pub fn open(responder: Responder, patience: Patience) -> Result<Self, SendError> {
         let (out, record) = responder.open(grpc::head())?;
         Ok(Self { out, record, patience })
     }
@@ -42,9 +47,28 @@ impl Answering {
         Some(self)
     }
 
-    pub(super) fn finish(self) {
-        let status = Status::ok("");
-        if self.out.finish(grpc::trailers(&status)).is_ok() {
+    /// Sends one message that is in several pieces. `None` when the client takes no more.
+    pub async fn send_pieces(mut self, pieces: &[Bytes]) -> Option<Self> {
+        let mut left: usize = pieces.iter().map(Bytes::len).sum();
+        for piece in pieces {
+            let mut rest = piece.clone();
+            while !rest.is_empty() {
+                let chunk = rest.split_to(rest.len().min(CHUNK));
+                let length = chunk.len();
+                self = self.send(chunk, left).await?;
+                left -= length;
+            }
+        }
+        Some(self)
+    }
+
+    /// What is counted of the call.
+    pub fn record(&mut self) -> &mut Record {
+        &mut self.record
+    }
+
+    pub fn finish(self, status: &Status) {
+        if self.out.finish(grpc::trailers(status)).is_ok() {
             self.record.end(status.code());
         }
     }
@@ -52,19 +76,8 @@ impl Answering {
 
 /// Answers with one message that is in several pieces.
 pub async fn send_pieces(pieces: &[Bytes], responder: Responder, patience: Patience) {
-    let Ok(mut answer) = Answering::open(responder, patience) else { return };
-    let mut left: usize = pieces.iter().map(Bytes::len).sum();
-    for piece in pieces {
-        let mut rest = piece.clone();
-        while !rest.is_empty() {
-            let chunk = rest.split_to(rest.len().min(CHUNK));
-            let length = chunk.len();
-            answer = match answer.send(chunk, left).await {
-                Some(answer) => answer,
-                None => return,
-            };
-            left -= length;
-        }
+    let Ok(answer) = Answering::open(responder, patience) else { return };
+    if let Some(answer) = answer.send_pieces(pieces).await {
+        answer.finish(&Status::ok(""));
     }
-    answer.finish();
 }

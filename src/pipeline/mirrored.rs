@@ -233,7 +233,7 @@ impl Mirrored {
             };
             left -= length;
         }
-        answer.finish();
+        answer.finish(&Status::ok(""));
         Ok(())
     }
 
@@ -250,6 +250,6 @@ impl Mirrored {
                 };
             }
         }
-        answer.finish();
+        answer.finish(&Status::ok(""));
     }
 }

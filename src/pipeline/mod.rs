@@ -18,7 +18,7 @@ mod steer;
 mod token;
 mod whole;
 
-pub use answering::send_pieces;
+pub use answering::{Answering, send_pieces};
 pub use call::{Call, Peer};
 pub use census::Counting;
 pub use metrics::{Account, Metrics, Record, Totals};

@@ -35,7 +35,7 @@ impl Patience {
     }
 
     /// For an answer that has its room in `protection.memory`.
-    pub(super) fn with_room(protection: &Arc<Protection>) -> Self {
+    pub fn with_room(protection: &Arc<Protection>) -> Self {
         Self { counted: true, ..Self::new(protection) }
     }
 

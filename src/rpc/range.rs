@@ -7,9 +7,10 @@ use crate::{
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
     mirror::Pass,
-    paging::{Pages, Stopped, stream_chunk, stream_end},
+    paging::{Page, Pages, Stopped, stream_chunk, stream_end},
     pipeline::{
-        self, Failure, Gone, Manner, NotMirrored, Patience, Placed, Read, Responder, Whole,
+        self, Answering, Failure, Gone, Manner, NotMirrored, Patience, Placed, Read, Responder,
+        Whole,
     },
     upstream,
 };
@@ -235,14 +236,26 @@ impl Asked<'_> {
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
             };
+        let protection = &context.edge.protection;
+        let page_bytes = protection.page_bytes().min(protection.memory.limit() / PAGES_HELD);
+        let holding = protection.hold(PAGES_HELD * page_bytes, context.call.deadline);
+        let _room = match responder.unless_gone(Box::pin(holding)).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(denied)) => return responder.status(&status::of(&denied.into())),
+            Err(Gone) => return,
+        };
         let read = self.read(request.clone());
         let mut outbound = read.outbound.clone();
         outbound.path = http::uri::PathAndQuery::from_static(Method::Range.path());
         outbound.deadline = context.call.deadline;
-        let pages = read.paged(outbound);
-        in_turn(&mut permit, pin!(stream_pages(pages, &request, responder))).await;
+        let pages = read.paged(outbound).up_to(PAGES_HELD * page_bytes);
+        let patience = Patience::with_room(protection);
+        in_turn(&mut permit, pin!(stream_pages(pages, &request, responder, patience))).await;
     }
 }
+
+/// Room for a stream, in pages of common size: one may be twice as large, another be on its way out.
+const PAGES_HELD: u64 = 4;
 
 /// What etcd 3.7 does not stream.
 fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
@@ -263,15 +276,20 @@ fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
 }
 
 /// Sends each page as it comes, and puts down what those that came have cost.
-async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: Responder) {
-    let first = match responder.unless_gone(pin!(pages.next())).await {
+async fn stream_pages(
+    mut pages: Pages,
+    request: &RangeRequest,
+    mut responder: Responder,
+    patience: Patience,
+) {
+    let first = match responder.unless_gone(pin!(next_page(&mut pages))).await {
         Ok(Some(Ok(page))) => page,
         Ok(Some(Err(stopped))) => {
             return responder.status(&stopped_status(stopped));
         }
         Ok(None) | Err(Gone) => return,
     };
-    let Ok((mut out, mut record)) = responder.open(grpc::head()) else { return };
+    let Ok(mut answer) = Answering::open(responder, patience) else { return };
     // What follows the limit is counted with the first page, and counts.
     let (header, total) = (first.header.clone(), first.count);
     let (mut next, mut sent, mut bytes) = (Some(Ok(first)), 0, 0);
@@ -287,28 +305,33 @@ async fn stream_pages(mut pages: Pages, request: &RangeRequest, mut responder: R
         };
         sent += page.keys.number as i64;
         bytes += page.keys.bytes;
-        if let Some(account) = record.account() {
+        if let Some(account) = answer.record().account() {
             account.cost = Some(Cost { keys: sent.max(total) as u64, bytes });
         }
         if !page.kvs.is_empty() {
-            for piece in stream_chunk(page.kvs) {
-                record.add_bytes(piece.len());
-                if out.send(piece).await.is_err() {
-                    return;
-                }
+            let sending = answer.send_pieces(&stream_chunk(page.kvs)).await;
+            let Some(sending) = sending else { return };
+            answer = sending;
+        }
+        next = next_page(&mut pages).await;
+    };
+    match end {
+        Ok(last) => {
+            if let Some(answer) = answer.send_pieces(&[last]).await {
+                answer.finish(&Status::ok(""));
             }
         }
-        next = pages.next().await;
-    };
-    let status = match end {
-        Ok(last) => match out.send(last).await {
-            Ok(()) => Status::ok(""),
-            Err(_) => return,
-        },
-        Err(status) => status,
-    };
-    if out.finish(grpc::trailers(&status)).is_ok() {
-        record.end(status.code());
+        Err(status) => answer.finish(&status),
+    }
+}
+
+/// The next page, a small one if need be.
+async fn next_page(pages: &mut Pages) -> Option<Result<Page, Stopped>> {
+    loop {
+        match pages.next().await {
+            Some(Err(Stopped::TooLarge { .. })) => {}
+            next => return next,
+        }
     }
 }
 

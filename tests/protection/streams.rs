@@ -72,6 +72,14 @@ async fn a_stream_is_the_range_in_chunks() -> Result<()> {
     }
     let (_, chunks) = streamed(&through, &whole).await?.ok().context("refused")?;
     ensure!(chunks > 4, "it came in {chunks} chunks");
+    // Where it was cut so far, a page is a hundred times as large now as it should be.
+    for number in 100..200 {
+        direct.put(&format!("{CONFIGMAPS}a/{number:04}"), vec![b'w'; 70_000]).await?.ok();
+    }
+    let expected = direct.range(&whole).await?.ok().context("etcd does not answer")?;
+    let (got, chunks) = streamed(&through, &whole).await?.ok().context("refused")?;
+    ensure!(got == expected, "{} keys, count {}", got.kvs.len(), got.count);
+    ensure!(chunks > 40, "it came in {chunks} chunks");
     Ok(())
 }
 
