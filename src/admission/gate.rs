@@ -158,31 +158,24 @@ impl Gate {
         if line == Line::Lists {
             self.busy.notify_one();
         }
-        let (weight, priority) = share(subject.class);
-        let ticket = Ticket {
-            flow: Plan::flow(subject),
-            priority: plan.priority.unwrap_or(priority),
-            weight: plan.weight.unwrap_or(1) * weight,
-            cost,
-            deadline,
-        };
-        self.entry(line).enter(mode, ticket).await.map(Some)
+        self.entry(line).enter(mode, ticket(subject, plan, cost, deadline)).await.map(Some)
     }
 
     /// Refuses a call that is to wait for another's turn, if that turn would come too late for it
-    /// were it asked for now. A queue that only observes makes nobody wait.
+    /// were it asked for now; while only observing it counts the same.
     pub(super) fn check_deadline(
         &self,
         mode: Mode,
-        class: Class,
+        subject: &Subject,
+        plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<(), Denied> {
-        let Some(line) = Line::of(class).filter(|_| mode == Mode::Enforce) else { return Ok(()) };
+        let Some(line) = Line::of(subject.class) else { return Ok(()) };
         let entry = self.entry(line);
-        entry.queue.check_deadline(deadline).map_err(|turned| {
-            entry.counters.of(mode).refused.inc();
-            denied(entry.name, turned)
-        })
+        let ticket = ticket(subject, plan, 0.0, deadline);
+        let Err(turned) = entry.queue.check_deadline(mode, &ticket) else { return Ok(()) };
+        entry.counters.of(mode).refused.inc();
+        if mode == Mode::Enforce { Err(denied(entry.name, turned)) } else { Ok(()) }
     }
 
     /// Resolves when lists begin to pass.
@@ -229,6 +222,7 @@ impl Gate {
     /// Puts what the queues hold into their metrics.
     pub fn publish(&self) {
         for entry in [&self.reads, &self.writes, &self.lists] {
+            entry.queue.settle();
             let (running, waiting, limit) = entry.queue.figures();
             entry.metrics.running.set(running.into());
             entry.metrics.waiting.set(waiting as i64);
@@ -274,31 +268,32 @@ pub(super) async fn pass(
 ) -> (Result<Slot, Denied>, Duration) {
     let counted = counters.of(mode);
     if mode == Mode::Observe {
-        let (slot, verdict) = queue.observe(&ticket);
-        match verdict {
-            None => {}
-            Some(Ok(())) => drop(counted.delayed.inc()),
-            Some(Err(_)) => drop(counted.refused.inc()),
-        }
-        return (Ok(slot), Duration::ZERO);
+        return (Ok(queue.observe(&ticket, counted)), Duration::ZERO);
     }
-    let (entered, waited) = enter_timed(queue, ticket).await;
-    match &entered {
-        Ok(_) if waited > Duration::ZERO => drop(counted.delayed.inc()),
-        Ok(_) | Err(Turned::Expired) => {}
-        Err(_) => drop(counted.refused.inc()),
+    let mut entering = pin!(queue.enter(ticket));
+    let (entered, waited) = match entering.as_mut().now_or_never() {
+        Some(entered) => (entered, Duration::ZERO),
+        None => {
+            counted.delayed.inc();
+            let began = Instant::now();
+            (entering.await, began.elapsed())
+        }
+    };
+    if entered.as_ref().is_err_and(|turned| *turned != Turned::Expired) {
+        counted.refused.inc();
     }
     (entered.map_err(|turned| denied(name, turned)), waited)
 }
 
-/// Enters a queue, and tells how long that took: nothing at all where there was room.
-async fn enter_timed(queue: &Arc<Queue>, ticket: Ticket) -> (Result<Slot, Turned>, Duration) {
-    let mut entering = pin!(queue.enter(ticket));
-    if let Some(entered) = entering.as_mut().now_or_never() {
-        return (entered, Duration::ZERO);
+fn ticket(subject: &Subject, plan: &Plan, cost: f64, deadline: Option<Instant>) -> Ticket {
+    let (weight, priority) = share(subject.class);
+    Ticket {
+        flow: Plan::flow(subject),
+        priority: plan.priority.unwrap_or(priority),
+        weight: plan.weight.unwrap_or(1) * weight,
+        cost,
+        deadline,
     }
-    let began = Instant::now();
-    (entering.await, began.elapsed())
 }
 
 /// Pages are small and somebody waits for them; background loses nothing by waiting.
@@ -340,51 +335,5 @@ const PUSHBACK: Duration = Duration::from_secs(1);
 pub(super) async fn wait(delay: Duration) {
     if !delay.is_zero() {
         sleep(delay).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::{Flow, QueueConfig};
-    use tokio::time::advance;
-
-    fn ticket(deadline: Option<Instant>) -> Ticket {
-        let (flow, priority) = (Flow::of("a"), Priority::Normal);
-        Ticket { flow, priority, weight: 1, cost: 1.0, deadline }
-    }
-
-    /// What is counted of one call that finds room, one that is in too much of a hurry, and one
-    /// that waits.
-    async fn counted(mode: Mode) -> [u64; 4] {
-        let wait_max = Duration::from_secs(30);
-        let config = QueueConfig { concurrency: 1, length_max: 10, wait_max };
-        let queue = Arc::new(Queue::new(config));
-        let counters = Metrics::register(&mut Default::default()).protection("fixture");
-        let enter =
-            async |deadline| pass(&queue, "fixture", &counters, mode, ticket(deadline)).await.0;
-        // By which it learns what a call takes.
-        let first = enter(None).await;
-        advance(Duration::from_secs(10)).await;
-        drop(first);
-        let running = enter(None).await;
-        let hurried = enter(Some(Instant::now() + Duration::from_millis(500))).await;
-        assert_eq!(hurried.is_err(), mode == Mode::Enforce);
-        drop(hurried);
-        let mut patient = pin!(enter(None));
-        let passed = patient.as_mut().now_or_never();
-        assert_eq!(passed.is_none(), mode == Mode::Enforce);
-        if passed.is_none() {
-            advance(Duration::from_secs(1)).await;
-            drop(running);
-            patient.await.expect("its turn");
-        }
-        counters.figures()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn observing_counts_what_enforcing_does() {
-        assert_eq!(counted(Mode::Enforce).await, [1, 1, 0, 0]);
-        assert_eq!(counted(Mode::Observe).await, [0, 0, 1, 1]);
     }
 }
