@@ -220,6 +220,58 @@ async fn a_call_that_cannot_make_its_deadline_is_turned_away_at_once() {
     drop(waiter(&queue, patient));
 }
 
+/// While lists of low priority waited by the dozen, a page that somebody waited for was refused
+/// because `its turn would come in 26000ms, after its deadline`: it would have been the next.
+#[tokio::test(start_paused = true)]
+async fn only_what_is_ahead_of_a_call_makes_it_late() {
+    let queue = queue(1, 100);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    advance(Duration::from_secs(10)).await;
+    drop(slot);
+    let _slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    // A turn takes one second.
+    let low = |number: usize| Flow::of(("low", number));
+    let _low: Vec<_> = (0..20)
+        .map(|number| {
+            let priority = Priority::Low;
+            waiter(&queue, Ticket { flow: low(number), priority, ..ticket("", 1.0) })
+        })
+        .collect();
+    let waits = |seconds: u64, ticket: Ticket| {
+        let deadline = Some(Instant::now() + Duration::from_millis(1_000 * seconds + 500));
+        let entered = queue.enter(Ticket { deadline, ..ticket }).now_or_never();
+        entered.map(|entered| entered.expect_err("there is no turn"))
+    };
+    assert_eq!(waits(1, ticket("page", 1.0)), None, "it is the next");
+    // Behind those of its own flow, and as many of each other one.
+    let _a: Vec<_> = (0..2).map(|_| waiter(&queue, ticket("a", 1.0))).collect();
+    let _b: Vec<_> = (0..9).map(|_| waiter(&queue, ticket("b", 1.0))).collect();
+    let wait = Duration::from_secs(6);
+    assert_eq!(waits(5, ticket("a", 1.0)), Some(Turned::Late { wait }));
+    assert_eq!(waits(6, ticket("a", 1.0)), None);
+    assert_eq!(waits(3, ticket("c", 1.0)), None, "it is in the first round");
+    // With four times the weight, four of its calls are in the first round.
+    let page = || Ticket { weight: 4, ..ticket("pages", 1.0) };
+    let _pages: Vec<_> = (0..3).map(|_| waiter(&queue, page())).collect();
+    assert_eq!(waits(6, page()), None);
+    // The low ones are behind all of these, and each other.
+    let late = waits(30, Ticket { flow: low(0), priority: Priority::Low, ..ticket("", 1.0) });
+    let wait = Duration::from_secs(14 + 21);
+    assert_eq!(late, Some(Turned::Late { wait }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lowest_that_waits_is_not_late_for_those_it_takes_turns_with() {
+    let queue = queue(1, 100);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    advance(Duration::from_secs(10)).await;
+    drop(slot);
+    let _slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    let _many: Vec<_> = (0..60).map(|_| waiter(&queue, ticket("many", 1.0))).collect();
+    let deadline = Some(Instant::now() + Duration::from_secs(AGING + 1));
+    drop(waiter(&queue, Ticket { deadline, priority: Priority::Low, ..ticket("low", 1.0) }));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_at_the_deadline_or_the_bound() {
     let queue = queue(1, 10);

@@ -60,8 +60,7 @@ impl<W> Turns<W> {
     /// Whether the call would have its turn before its deadline.
     pub(super) fn in_time(&self, ticket: &Ticket, now: Instant) -> Result<(), Turned> {
         let Some(deadline) = ticket.deadline.filter(|_| !self.has_room()) else { return Ok(()) };
-        // Nobody who is waited for more than once stands before it in a fair queue.
-        let turns = (self.waiting.len().min(self.waiting.flows()) + 1) as f64;
+        let turns = (self.waiting.ahead(ticket) + 1) as f64;
         let wait = Duration::from_secs_f64(self.service * turns / f64::from(self.limit));
         let late = (now + wait).checked_duration_since(deadline);
         late.map_or(Ok(()), |_| Err(Turned::Late { wait }))

@@ -155,6 +155,22 @@ impl<W> Waiting<W> {
         (index > own || shorter()).then_some(Place { class: index, turn })
     }
 
+    /// How many have their turn before a call that came now: all of a higher priority; of its own
+    /// those of its flow, and of each other flow as many as are its equals by weight. A priority
+    /// below which nobody waits has its share of turns whoever else waits.
+    pub(super) fn ahead(&self, ticket: &Ticket) -> usize {
+        let own = ticket.priority as usize;
+        let class = &self.classes[own];
+        let before = class.flows.get(&ticket.flow).map_or(0, |queued| queued.turns.len());
+        let others = class.flows.len() - usize::from(before > 0);
+        let rounds = (class.length(ticket.flow) + ticket.place()).div_ceil(ONE) as usize;
+        let same = (before + others * rounds).min(class.len());
+        let higher: usize = self.classes[..own].iter().map(Class::len).sum();
+        let lowest = self.classes[own + 1..].iter().all(|class| class.len() == 0);
+        let most = if lowest { (same + 1) * AGING as usize - 1 } else { usize::MAX };
+        (higher + same).min(most)
+    }
+
     /// Forgets flows that have nothing ahead of them, before they are more than those that wait;
     /// and of more than that also what those have who do not wait.
     fn forget(&mut self) {
@@ -168,7 +184,7 @@ impl<W> Waiting<W> {
         }
     }
 
-    /// Flows that wait, or have had their turns in advance.
+    #[cfg(test)]
     pub(super) fn flows(&self) -> usize {
         self.ends.len()
     }
