@@ -191,7 +191,9 @@ impl Gate {
     /// How the cluster bears what is under way.
     pub fn sample(&self, latency: Duration) {
         let (running, waiting, _) = self.lists();
-        let sample = Sample { latency, running, waiting: waiting > 0 };
+        // More would be let through at once, too, for those who would wait.
+        let waiting = waiting > 0 || self.lists.queue.settle() > 0;
+        let sample = Sample { latency, running, waiting };
         self.steer(|limiter| limiter.sample(sample));
     }
 
@@ -335,5 +337,32 @@ const PUSHBACK: Duration = Duration::from_secs(1);
 pub(super) async fn wait(delay: Duration) {
     if !delay.is_zero() {
         sleep(delay).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Protection;
+
+    /// While queues were observed, one slow moment left `seawall_queue_limit` of lists at its least
+    /// for good, and most lists would have been refused.
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_grows_for_lists_that_would_wait() {
+        let mut config = Config::fixture();
+        config.queues.mode = Mode::Observe;
+        config.queues.lists.concurrency = 2;
+        let protection = Protection::new(config, &mut Default::default());
+        let gate = protection.gate(&"main".into());
+        gate.overloaded();
+        assert_eq!(gate.lists(), (0, 0, 1));
+        let (list, plan) =
+            (Subject { class: Class::HeavyList, ..Subject::fixture("/a") }, Plan::default());
+        let enter = async || protection.enter(&gate, &list, &plan, None).await.expect("it passes");
+        let _lists = [enter().await, enter().await];
+        for _ in 0..4 {
+            gate.sample(Duration::ZERO);
+        }
+        assert_eq!(gate.lists(), (2, 0, 2));
     }
 }
