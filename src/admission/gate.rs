@@ -7,6 +7,7 @@ use super::{
 };
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use std::{
     pin::pin,
     sync::{
@@ -33,7 +34,7 @@ pub struct Gate {
     /// The fullest member's database, in percent of its quota; 0 while it is not known.
     space_percent: AtomicU32,
     /// How often protections that only observe would have refused calls, by [`Class`].
-    would_refuse: [AtomicU64; Class::ALL.len()],
+    would_refuse: [Counter; Class::ALL.len()],
 }
 
 /// One queue and what is seen of it.
@@ -161,31 +162,29 @@ impl Gate {
         if line == Line::Lists {
             self.busy.notify_one();
         }
-        let (weight, priority) = share(subject.class);
-        let ticket = Ticket {
-            flow: Plan::flow(subject),
-            priority: plan.priority.unwrap_or(priority),
-            weight: plan.weight.unwrap_or(1) * weight,
-            cost,
-            deadline,
-        };
-        self.entry(line).enter(mode, ticket, || self.would_refuse(subject.class)).await.map(Some)
+        let ticket = ticket(subject, plan, cost, deadline);
+        self.entry(line).enter(mode, ticket, self.class_counter(subject.class)).await.map(Some)
     }
 
     /// Refuses a call that is to wait for another's turn, if that turn would come too late for it
-    /// were it asked for now. A queue that only observes makes nobody wait.
+    /// were it asked for now; while only observing it counts the same.
     pub(super) fn check_deadline(
         &self,
         mode: Mode,
-        class: Class,
+        subject: &Subject,
+        plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<(), Denied> {
-        let Some(line) = Line::of(class).filter(|_| mode == Mode::Enforce) else { return Ok(()) };
+        let Some(line) = Line::of(subject.class) else { return Ok(()) };
         let entry = self.entry(line);
-        entry.queue.check_deadline(deadline).map_err(|turned| {
-            entry.counters.of(mode).refused.inc();
-            denied(entry.name, turned)
-        })
+        let ticket = ticket(subject, plan, 0.0, deadline);
+        let Err(turned) = entry.queue.check_deadline(mode, &ticket) else { return Ok(()) };
+        entry.counters.of(mode).refused.inc();
+        if mode == Mode::Enforce {
+            return Err(denied(entry.name, turned));
+        }
+        self.would_refuse(subject.class);
+        Ok(())
     }
 
     /// Resolves when lists begin to pass.
@@ -201,7 +200,9 @@ impl Gate {
     /// How the cluster bears what is under way.
     pub fn sample(&self, latency: Duration) {
         let (running, waiting, _) = self.lists();
-        let sample = Sample { latency, running, waiting: waiting > 0 };
+        // More would be let through at once, too, for those who would wait.
+        let waiting = waiting > 0 || self.lists.queue.settle() > 0;
+        let sample = Sample { latency, running, waiting };
         self.steer(|limiter| limiter.sample(sample));
     }
 
@@ -231,17 +232,22 @@ impl Gate {
 
     /// A protection that only observes would have refused a call of `class`.
     pub(super) fn would_refuse(&self, class: Class) {
-        self.would_refuse[class as usize].fetch_add(1, Relaxed);
+        self.class_counter(class).inc();
+    }
+
+    pub(super) fn class_counter(&self, class: Class) -> &Counter {
+        &self.would_refuse[class as usize]
     }
 
     /// How often protections that only observe would have refused calls of `class`.
     pub fn would_have_refused(&self, class: Class) -> u64 {
-        self.would_refuse[class as usize].load(Relaxed)
+        self.class_counter(class).get()
     }
 
     /// Puts what the queues hold into their metrics.
     pub fn publish(&self) {
         for entry in [&self.reads, &self.writes, &self.lists] {
+            entry.queue.settle();
             let (running, waiting, limit) = entry.queue.figures();
             entry.metrics.running.set(running.into());
             entry.metrics.waiting.set(waiting as i64);
@@ -259,7 +265,7 @@ impl Entry {
         &self,
         mode: Mode,
         ticket: Ticket,
-        would_refuse: impl FnOnce(),
+        would_refuse: &Counter,
     ) -> Result<Slot, Denied> {
         let passing = pass(&self.queue, self.name, &self.counters, mode, ticket, would_refuse);
         let (passed, waited) = passing.await;
@@ -291,38 +297,36 @@ pub(super) async fn pass(
     counters: &Counters,
     mode: Mode,
     ticket: Ticket,
-    would_refuse: impl FnOnce(),
+    would_refuse: &Counter,
 ) -> (Result<Slot, Denied>, Duration) {
     let counted = counters.of(mode);
     if mode == Mode::Observe {
-        let (slot, verdict) = queue.observe(&ticket);
-        match verdict {
-            None => {}
-            Some(Ok(())) => drop(counted.delayed.inc()),
-            Some(Err(_)) => {
-                counted.refused.inc();
-                would_refuse();
-            }
-        }
-        return (Ok(slot), Duration::ZERO);
+        return (Ok(queue.observe(&ticket, counted, would_refuse)), Duration::ZERO);
     }
-    let (entered, waited) = enter_timed(queue, ticket).await;
-    match &entered {
-        Ok(_) if waited > Duration::ZERO => drop(counted.delayed.inc()),
-        Ok(_) | Err(Turned::Expired) => {}
-        Err(_) => drop(counted.refused.inc()),
+    let mut entering = pin!(queue.enter(ticket));
+    let (entered, waited) = match entering.as_mut().now_or_never() {
+        Some(entered) => (entered, Duration::ZERO),
+        None => {
+            counted.delayed.inc();
+            let began = Instant::now();
+            (entering.await, began.elapsed())
+        }
+    };
+    if entered.as_ref().is_err_and(|turned| *turned != Turned::Expired) {
+        counted.refused.inc();
     }
     (entered.map_err(|turned| denied(name, turned)), waited)
 }
 
-/// Enters a queue, and tells how long that took: nothing at all where there was room.
-async fn enter_timed(queue: &Arc<Queue>, ticket: Ticket) -> (Result<Slot, Turned>, Duration) {
-    let mut entering = pin!(queue.enter(ticket));
-    if let Some(entered) = entering.as_mut().now_or_never() {
-        return (entered, Duration::ZERO);
+fn ticket(subject: &Subject, plan: &Plan, cost: f64, deadline: Option<Instant>) -> Ticket {
+    let (weight, priority) = share(subject.class);
+    Ticket {
+        flow: Plan::flow(subject),
+        priority: plan.priority.unwrap_or(priority),
+        weight: plan.weight.unwrap_or(1) * weight,
+        cost,
+        deadline,
     }
-    let began = Instant::now();
-    (entering.await, began.elapsed())
 }
 
 /// Pages are small and somebody waits for them; background loses nothing by waiting.
@@ -370,50 +374,26 @@ pub(super) async fn wait(delay: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Flow, QueueConfig};
-    use std::cell::Cell;
-    use tokio::time::advance;
+    use crate::admission::Protection;
 
-    fn ticket(deadline: Option<Instant>) -> Ticket {
-        let (flow, priority) = (Flow::of("a"), Priority::Normal);
-        Ticket { flow, priority, weight: 1, cost: 1.0, deadline }
-    }
-
-    /// What is counted of one call that finds room, one that is in too much of a hurry, and one
-    /// that waits.
-    async fn counted(mode: Mode) -> [u64; 4] {
-        let wait_max = Duration::from_secs(30);
-        let config = QueueConfig { concurrency: 1, length_max: 10, wait_max };
-        let queue = Arc::new(Queue::new(config));
-        let counters = Metrics::register(&mut Default::default()).protection("fixture");
-        let told = Cell::new(0);
-        let enter = async |deadline| {
-            let would_refuse = || told.set(told.get() + 1);
-            pass(&queue, "fixture", &counters, mode, ticket(deadline), would_refuse).await.0
-        };
-        // By which it learns what a call takes.
-        let first = enter(None).await;
-        advance(Duration::from_secs(10)).await;
-        drop(first);
-        let running = enter(None).await;
-        let hurried = enter(Some(Instant::now() + Duration::from_millis(500))).await;
-        assert_eq!(hurried.is_err(), mode == Mode::Enforce);
-        drop(hurried);
-        let mut patient = pin!(enter(None));
-        let passed = patient.as_mut().now_or_never();
-        assert_eq!(passed.is_none(), mode == Mode::Enforce);
-        if passed.is_none() {
-            advance(Duration::from_secs(1)).await;
-            drop(running);
-            patient.await.expect("its turn");
-        }
-        assert_eq!(told.get(), counters.figures()[3]);
-        counters.figures()
-    }
-
+    /// While queues were observed, one slow moment left `seawall_queue_limit` of lists at its least
+    /// for good, and most lists would have been refused.
     #[tokio::test(start_paused = true)]
-    async fn observing_counts_what_enforcing_does() {
-        assert_eq!(counted(Mode::Enforce).await, [1, 1, 0, 0]);
-        assert_eq!(counted(Mode::Observe).await, [0, 0, 1, 1]);
+    async fn the_limit_grows_for_lists_that_would_wait() {
+        let mut config = Config::fixture();
+        config.queues.mode = Mode::Observe;
+        config.queues.lists.concurrency = 2;
+        let protection = Protection::new(config, &mut Default::default());
+        let gate = protection.gate(&"main".into());
+        gate.overloaded();
+        assert_eq!(gate.lists(), (0, 0, 1));
+        let (list, plan) =
+            (Subject { class: Class::HeavyList, ..Subject::fixture("/a") }, Plan::default());
+        let enter = async || protection.enter(&gate, &list, &plan, None).await.expect("it passes");
+        let _lists = [enter().await, enter().await];
+        for _ in 0..4 {
+            gate.sample(Duration::ZERO);
+        }
+        assert_eq!(gate.lists(), (2, 0, 2));
     }
 }

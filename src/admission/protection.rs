@@ -254,7 +254,7 @@ impl Protection {
         plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<(), Denied> {
-        gate.check_deadline(self.queues(plan), subject.class, deadline)
+        gate.check_deadline(self.queues(plan), subject, plan, deadline)
     }
 
     /// How far queues go for a call.
@@ -479,5 +479,26 @@ mod tests {
         let exempt = Plan { exempt: true, ..Plan::default() };
         assert_eq!(protection.check_deadline(&gate, &list, &exempt, Some(Instant::now())), Ok(()));
         drop(running);
+    }
+
+    /// Queues were observed for a week and would have refused nothing; enforced, they refused every
+    /// list that others may share and that was in a hurry.
+    #[tokio::test(start_paused = true)]
+    async fn who_would_wait_too_long_for_anothers_turn_is_counted_while_observing() {
+        let mut config = Config::fixture();
+        config.queues.mode = Mode::Observe;
+        let protection = Protection::new(config, &mut Default::default());
+        let gate = protection.gate(&"main".into());
+        let list = Subject { class: Class::HeavyList, ..Subject::fixture("/a") };
+        let plan = Plan::default();
+        let enter = async || protection.enter(&gate, &list, &plan, None).await.expect("it passes");
+        let first = enter().await;
+        tokio::time::advance(Duration::from_secs(20)).await;
+        drop(first);
+        let _running = enter().await;
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        assert_eq!(protection.check_deadline(&gate, &list, &plan, deadline), Ok(()));
+        let counters = protection.metrics.protection("queues.lists");
+        assert_eq!(counters.figures(), [0, 0, 0, 1]);
     }
 }

@@ -90,6 +90,16 @@ impl RunningRule {
         self.mode.store(mode as u8, Relaxed);
     }
 
+    /// Counts what would have become until now of the calls that are only observed.
+    pub(super) fn settle(&self) {
+        if self.mode() != Mode::Observe || self.rule.limit.concurrency.is_none() {
+            return;
+        }
+        for (_, limits) in &self.limits {
+            limits.concurrency.as_ref().map(|queue| queue.settle());
+        }
+    }
+
     pub(super) fn limits(&self, subject: &Subject) -> Option<Arc<Limits>> {
         let limit = &self.rule.limit;
         let Limit { requests, cost, creates, concurrency, .. } = limit;
@@ -156,7 +166,7 @@ impl RunningRule {
             cost: units,
             deadline,
         };
-        let would_refuse = || gate.would_refuse(subject.class);
+        let would_refuse = gate.class_counter(subject.class);
         let passing =
             pass(queue, &self.name, &self.counters, self.mode(), ticket, would_refuse).await;
         permit.slots.push(passing.0?);

@@ -5,10 +5,12 @@
 //! memory and leave when they like, while an operator changes bounds and switches protections. Each
 //! promise is one [`Broken`], and each is shown to be seen by a world that makes a [`Mistake`].
 
+mod bound;
 mod fairness;
+mod observing;
 
 use super::{
-    Class, Client, Config, Cost, Denied, Gate, Held, Limit, Mode, Permit, Place, Protection,
+    Class, Client, Config, Cost, Denied, Gate, Held, Limit, Line, Mode, Permit, Place, Protection,
     QueueConfig, Rate, Rule, Shape, Subject,
 };
 use crate::etcd::key_range::KeyRange;
@@ -161,6 +163,8 @@ struct World {
     mistake: Mistake,
     /// What is only kept: an answer that nobody waits for.
     cache: Arc<Mutex<Option<Held>>>,
+    /// Calls at etcd, by queue.
+    served: Arc<Mutex<Vec<&'static str>>>,
     broken: Arc<Mutex<Vec<(Broken, String)>>>,
 }
 
@@ -173,7 +177,7 @@ impl World {
             protection.memory.reclaim_by(move || drop(cache.lock().take()));
         }
         let gate = protection.gate(&"main".into());
-        Self { protection, gate, mistake, cache, broken: Arc::default() }
+        Self { protection, gate, mistake, cache, served: Arc::default(), broken: Arc::default() }
     }
 
     fn broke(&self, what: Broken, how: String) {
@@ -197,7 +201,7 @@ impl World {
         let deadline = plan.patience.map(|patience| began + patience);
         let entered = self.enter(plan, deadline).await;
         self.check_wait(plan, began.elapsed(), &entered);
-        let Ok((permit, held)) = entered else { return };
+        let Ok((permit, held, _served)) = entered else { return };
         let permit = match kept {
             // It is etcd's turn that counts, wherever it is kept.
             Some(kept) if self.mistake == Mistake::TakesAlong => {
@@ -221,7 +225,7 @@ impl World {
         &self,
         plan: &Plan,
         deadline: Option<Instant>,
-    ) -> Result<(Permit, Option<Held>), Denied> {
+    ) -> Result<(Permit, Option<Held>, Served), Denied> {
         let mut subject = plan.subject.clone();
         if self.mistake == Mistake::QueuesCritical && subject.class == Class::Critical {
             subject.class = Class::Write;
@@ -231,11 +235,12 @@ impl World {
         let entering = async {
             let planned = protection.plan(gate, &subject, told).await?;
             let permit = protection.enter(gate, &subject, &planned, told).await?;
+            let served = Served::new(&self.served, subject.class);
             let held = match plan.bytes {
                 0 => None,
                 bytes => self.hold(bytes, told).await?,
             };
-            Ok((permit, held))
+            Ok((permit, held, served))
         };
         if self.mistake != Mistake::LooksRarely {
             return entering.await;
@@ -315,7 +320,8 @@ impl World {
     fn wrong(&self) -> Option<(Broken, String)> {
         self.gate.queues().into_iter().find_map(|queue| {
             let how = format!("{queue:?}");
-            let idle = queue.waiting > 0 && queue.running < queue.limit;
+            let served = self.served.lock().iter().filter(|name| **name == queue.queue).count();
+            let idle = queue.waiting > 0 && served < queue.limit as usize;
             let full = queue.waiting > LENGTH_MAX;
             full.then_some(Broken::Unbounded)
                 .or_else(|| idle.then_some(Broken::Idle))
@@ -367,6 +373,28 @@ impl World {
             None => Ok(()),
             Some((what, how)) => Err(format!("{what:?}: {how}")),
         }
+    }
+}
+
+/// A call at etcd.
+struct Served {
+    all: Arc<Mutex<Vec<&'static str>>>,
+    queue: &'static str,
+}
+
+impl Served {
+    fn new(all: &Arc<Mutex<Vec<&'static str>>>, class: Class) -> Self {
+        let queue = Line::of(class).map_or("none", Line::as_str);
+        all.lock().push(queue);
+        Self { all: Arc::clone(all), queue }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        let index = all.iter().position(|queue| *queue == self.queue);
+        all.swap_remove(index.expect("it is there"));
     }
 }
 

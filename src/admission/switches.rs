@@ -64,6 +64,7 @@ impl Protection {
     /// Every protection, what it does, and what it has done.
     pub fn standings(&self) -> Vec<Standing> {
         let current = self.current();
+        current.rules.iter().for_each(|running| running.settle());
         let switches = self.switches.lock();
         let standing = |protection: &str, mode: Mode, figures: [u64; 4]| {
             let [delayed, refused, would_delay, would_refuse] = figures;

@@ -1,4 +1,4 @@
-use super::*;
+use super::{waiting::AGING, *};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::advance;
 
@@ -90,10 +90,101 @@ async fn a_full_queue_turns_calls_away_until_somebody_leaves() {
     let queue = queue(1, 1);
     let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
     let waiting = waiter(&queue, ticket("a", 1.0));
-    let turned = queue.enter(ticket("b", 1.0)).await.expect_err("full");
-    assert_eq!(turned, Turned::Full { waiting: 1 });
+    for flow in ["a", "b"] {
+        let turned = queue.enter(ticket(flow, 1.0)).await.expect_err("full");
+        assert_eq!(turned, Turned::Full { waiting: 1 });
+    }
     drop(waiting);
     drop(waiter(&queue, ticket("b", 1.0)));
+}
+
+/// One client with two connections had 20,000 puts wait: writes of kube-apiserver were refused with
+/// `20000 calls wait already`, heartbeats among them, and nodes became NotReady.
+#[tokio::test(start_paused = true)]
+async fn a_flow_that_fills_the_queue_makes_room_for_the_others() {
+    let queue = queue(1, 10);
+    let slot = queue.enter(ticket("runaway", 1.0)).await.expect("room");
+    let mut runaway: Vec<_> = (0..10).map(|_| waiter(&queue, ticket("runaway", 1.0))).collect();
+    let heartbeat = waiter(&queue, ticket("apiserver", 1.0));
+    let displaced = runaway.pop().expect("the newest").now_or_never().expect("it is told");
+    assert_eq!(displaced.expect_err("its place is taken"), Turned::Full { waiting: 10 });
+    let turned = queue.enter(ticket("runaway", 1.0)).await.expect_err("it has its share");
+    assert_eq!(turned, Turned::Full { waiting: 10 });
+    assert!(runaway.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+    drop(runaway.remove(0));
+    drop(slot);
+    let _slot = heartbeat.now_or_never().expect("its turn").expect("a slot");
+    assert_eq!(queue.figures(), (1, 8, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn flows_share_the_places_and_do_not_swap_them() {
+    let queue = queue(1, 10);
+    let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
+    let mut a: Vec<_> = (0..10).map(|_| waiter(&queue, ticket("a", 1.0))).collect();
+    let mut b: Vec<_> = (0..5).map(|_| waiter(&queue, ticket("b", 1.0))).collect();
+    for flow in ["a", "b"] {
+        queue.enter(ticket(flow, 1.0)).await.expect_err("it has its share");
+    }
+    let told = |waiters: &mut Vec<BoxFuture<'static, _>>| {
+        waiters.iter_mut().filter_map(|waiter| waiter.now_or_never()).count()
+    };
+    assert_eq!((told(&mut a), told(&mut b)), (5, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_are_shares_of_a_full_queue() {
+    let queue = queue(1, 10);
+    let _slot = queue.enter(ticket("lists", 1.0)).await.expect("room");
+    let _lists: Vec<_> = (0..10).map(|_| waiter(&queue, ticket("lists", 1.0))).collect();
+    let page = || Ticket { weight: 4, ..ticket("pages", 1.0) };
+    let _pages: Vec<_> = (0..8).map(|_| waiter(&queue, page())).collect();
+    queue.enter(page()).await.expect_err("it has four times the share");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_priority_gives_way_first_and_takes_nobodys_place() {
+    let queue = queue(1, 3);
+    let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
+    let of = |flow, priority| Ticket { priority, ..ticket(flow, 1.0) };
+    let mut low = waiter(&queue, of("quiet", Priority::Low));
+    let mut normal: Vec<_> = (0..2).map(|_| waiter(&queue, ticket("a", 1.0))).collect();
+    normal.push(waiter(&queue, ticket("a", 1.0)));
+    let turned = (&mut low).now_or_never().expect("it is told").expect_err("displaced");
+    assert_eq!(turned, Turned::Full { waiting: 3 });
+    queue.enter(of("quiet", Priority::Low)).await.expect_err("nobody gives way to it");
+    drop(waiter(&queue, of("quiet", Priority::High)));
+    assert!((&mut normal[2]).now_or_never().is_some_and(|told| told.is_err()));
+}
+
+/// A call that cannot make its deadline anyway takes nobody's place.
+#[tokio::test(start_paused = true)]
+async fn who_is_too_late_displaces_nobody() {
+    let queue = queue(1, 2);
+    let slot = queue.enter(ticket("a", 1.0)).await.expect("room");
+    advance(Duration::from_secs(10)).await;
+    drop(slot);
+    let _slot = queue.enter(ticket("a", 1.0)).await.expect("room");
+    let mut waiting: Vec<_> = (0..2).map(|_| waiter(&queue, ticket("a", 1.0))).collect();
+    let deadline = Some(Instant::now() + Duration::from_millis(500));
+    let turned = queue.enter(Ticket { deadline, ..ticket("b", 1.0) }).await;
+    assert!(matches!(turned, Err(Turned::Late { .. })), "{turned:?}");
+    assert!(waiting.iter_mut().all(|waiter| waiter.now_or_never().is_none()));
+}
+
+/// What flows have had that do not come again is not remembered for ever.
+#[tokio::test(start_paused = true)]
+async fn flows_that_have_passed_are_forgotten() {
+    let queue = queue(1, 10);
+    let mut slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    for number in 0..1_000 {
+        let flow = Flow::of(number);
+        let next = waiter(&queue, Ticket { flow, ..ticket("", 1_000.0) });
+        drop(slot);
+        slot = next.await.expect("its turn");
+    }
+    let flows = queue.state.lock().turns.waiting.flows();
+    assert!(flows < 100, "{flows}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,6 +220,58 @@ async fn a_call_that_cannot_make_its_deadline_is_turned_away_at_once() {
     drop(waiter(&queue, patient));
 }
 
+/// While lists of low priority waited by the dozen, a page that somebody waited for was refused
+/// because `its turn would come in 26000ms, after its deadline`: it would have been the next.
+#[tokio::test(start_paused = true)]
+async fn only_what_is_ahead_of_a_call_makes_it_late() {
+    let queue = queue(1, 100);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    advance(Duration::from_secs(10)).await;
+    drop(slot);
+    let _slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    // A turn takes one second.
+    let low = |number: usize| Flow::of(("low", number));
+    let _low: Vec<_> = (0..20)
+        .map(|number| {
+            let priority = Priority::Low;
+            waiter(&queue, Ticket { flow: low(number), priority, ..ticket("", 1.0) })
+        })
+        .collect();
+    let waits = |seconds: u64, ticket: Ticket| {
+        let deadline = Some(Instant::now() + Duration::from_millis(1_000 * seconds + 500));
+        let entered = queue.enter(Ticket { deadline, ..ticket }).now_or_never();
+        entered.map(|entered| entered.expect_err("there is no turn"))
+    };
+    assert_eq!(waits(1, ticket("page", 1.0)), None, "it is the next");
+    // Behind those of its own flow, and as many of each other one.
+    let _a: Vec<_> = (0..2).map(|_| waiter(&queue, ticket("a", 1.0))).collect();
+    let _b: Vec<_> = (0..9).map(|_| waiter(&queue, ticket("b", 1.0))).collect();
+    let wait = Duration::from_secs(6);
+    assert_eq!(waits(5, ticket("a", 1.0)), Some(Turned::Late { wait }));
+    assert_eq!(waits(6, ticket("a", 1.0)), None);
+    assert_eq!(waits(3, ticket("c", 1.0)), None, "it is in the first round");
+    // With four times the weight, four of its calls are in the first round.
+    let page = || Ticket { weight: 4, ..ticket("pages", 1.0) };
+    let _pages: Vec<_> = (0..3).map(|_| waiter(&queue, page())).collect();
+    assert_eq!(waits(6, page()), None);
+    // The low ones are behind all of these, and each other.
+    let late = waits(30, Ticket { flow: low(0), priority: Priority::Low, ..ticket("", 1.0) });
+    let wait = Duration::from_secs(14 + 21);
+    assert_eq!(late, Some(Turned::Late { wait }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lowest_that_waits_is_not_late_for_those_it_takes_turns_with() {
+    let queue = queue(1, 100);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    advance(Duration::from_secs(10)).await;
+    drop(slot);
+    let _slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    let _many: Vec<_> = (0..60).map(|_| waiter(&queue, ticket("many", 1.0))).collect();
+    let deadline = Some(Instant::now() + Duration::from_secs(AGING + 1));
+    drop(waiter(&queue, Ticket { deadline, priority: Priority::Low, ..ticket("low", 1.0) }));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_at_the_deadline_or_the_bound() {
     let queue = queue(1, 10);
@@ -151,42 +294,6 @@ async fn a_raised_limit_lets_those_who_wait_pass() {
     queue.set_limit(3);
     let _slots = (b.await.expect("a turn"), c.await.expect("a turn"));
     assert_eq!(queue.figures(), (3, 0, 3));
-}
-
-/// The same arrivals, once held to the limit and once only counted.
-#[tokio::test(start_paused = true)]
-async fn observing_counts_what_enforcing_does() {
-    let enforced = queue(2, 3);
-    let mut slots = Vec::new();
-    let mut waiting = Vec::new();
-    let (mut delayed, mut refused) = (0, 0);
-    for _ in 0..8 {
-        let queue = Arc::clone(&enforced);
-        let mut entering = async move { queue.enter(ticket("a", 1.0)).await }.boxed();
-        match (&mut entering).now_or_never() {
-            Some(Ok(slot)) => slots.push(slot),
-            Some(Err(_)) => refused += 1,
-            None => {
-                delayed += 1;
-                waiting.push(entering);
-            }
-        }
-    }
-    let observed = queue(2, 3);
-    let (mut would_delay, mut would_refuse) = (0, 0);
-    for _ in 0..8 {
-        let (slot, verdict) = observed.observe(&ticket("a", 1.0));
-        match verdict {
-            None => slots.push(slot),
-            Some(Ok(())) => {
-                would_delay += 1;
-                slots.push(slot);
-            }
-            Some(Err(_)) => would_refuse += 1,
-        }
-    }
-    assert_eq!((delayed, refused), (3, 3));
-    assert_eq!((would_delay, would_refuse), (delayed, refused));
 }
 
 /// Two leave at once, and the one that waits has its turn, but not woken yet: who comes then must
