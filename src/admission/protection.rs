@@ -27,7 +27,8 @@ pub struct Protection {
     pub(super) metrics: Metrics,
     /// By name, so that a cluster keeps its gate when its members change.
     gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
-    /// What was switched by hand, by the names of protections.
+    /// What was switched by hand, by the names of protections. Protects `current` from being changed by
+    /// two at once.
     pub(super) switches: Mutex<BTreeMap<String, Mode>>,
 }
 
@@ -86,7 +87,11 @@ impl Protection {
     /// Takes another configuration over. Rules that have not changed keep what they know; what was
     /// switched by hand stays so.
     pub fn apply(&self, config: Config) {
-        let mut switches = self.switches.lock();
+        self.put_in_force(config, &mut self.switches.lock());
+    }
+
+    /// The lock on the switches is held by whoever changes what holds, from reading it to here.
+    pub(super) fn put_in_force(&self, config: Config, switches: &mut BTreeMap<String, Mode>) {
         // A rule that goes takes its switch along.
         switches.retain(|name, _| {
             let rule = name.strip_prefix("rules.");
@@ -97,7 +102,7 @@ impl Protection {
             gate.reconfigure(&config);
         }
         let before = self.current.load();
-        let current = Current::new(config, &before.rules, &switches, &self.metrics);
+        let current = Current::new(config, &before.rules, switches, &self.metrics);
         self.current.store(Arc::new(current));
     }
 

@@ -1,6 +1,6 @@
 //! Protections as operators see and switch them.
 
-use super::{Mode, Protection};
+use super::{Mode, Protection, protection::Current};
 
 /// One protection as an operator sees it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -34,19 +34,20 @@ impl Protection {
     ///
     /// When there is no protection of this name.
     pub fn switch(&self, name: &str, mode: Option<Mode>) -> Result<(), UnknownProtection> {
-        if !self.standings().iter().any(|standing| standing.protection == name) {
-            return Err(self.unknown(name));
-        }
         {
+            // Held until it is in force, lest a configuration that is taken over meanwhile is undone.
             let mut switches = self.switches.lock();
-            match mode {
-                Some(mode) => switches.insert(name.to_owned(), mode),
-                None => switches.remove(name),
-            };
+            let current = self.current.load_full();
+            if current.has(name) {
+                match mode {
+                    Some(mode) => switches.insert(name.to_owned(), mode),
+                    None => switches.remove(name),
+                };
+                self.put_in_force(current.config.clone(), &mut switches);
+                return Ok(());
+            }
         }
-        let config = self.current.load().config.clone();
-        self.apply(config);
-        Ok(())
+        Err(self.unknown(name))
     }
 
     /// That there is no protection of this name, but others.
@@ -96,5 +97,43 @@ impl Protection {
             }
             _ => self.metrics.protection(name).figures(),
         }
+    }
+}
+
+impl Current {
+    /// Whether there is a protection of this name.
+    fn has(&self, name: &str) -> bool {
+        let rule = name.strip_prefix("rules.");
+        BUILT_IN.contains(&name)
+            || rule.is_some_and(|name| self.rules.iter().any(|running| &*running.name == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Config;
+    use std::thread;
+
+    /// An operator switched something while a changed configuration was read: the change was logged as
+    /// taken over, and was gone.
+    #[test]
+    fn a_switch_does_not_undo_a_configuration_that_is_taken_over_meanwhile() {
+        let protection = Protection::new(Config::fixture(), &mut Default::default());
+        thread::scope(|scope| {
+            let switching = scope.spawn(|| {
+                for mode in [Some(Mode::Observe), None].into_iter().cycle().take(2_000) {
+                    protection.switch("space", mode).expect("it is there");
+                }
+            });
+            let mut keys_max = 0;
+            while !switching.is_finished() {
+                keys_max += 1;
+                let mut config = Config::fixture();
+                config.deletes.keys_max = keys_max;
+                protection.apply(config);
+                assert_eq!(protection.current().config.deletes.keys_max, keys_max);
+            }
+        });
     }
 }
