@@ -317,11 +317,13 @@ impl Current {
             .rules
             .iter()
             .map(|rule| {
-                let same = before.iter().find(|running| running.rule == *rule).cloned();
-                same.unwrap_or_else(|| {
-                    let counters = metrics.protection(&format!("rules.{}", rule.name));
-                    Arc::new(RunningRule::new(rule.clone(), counters))
-                })
+                let length_max = config.queues.length_max(rule);
+                if let Some(same) = before.iter().find(|running| running.rule == *rule) {
+                    same.set_length_max(length_max);
+                    return Arc::clone(same);
+                }
+                let counters = metrics.protection(&format!("rules.{}", rule.name));
+                Arc::new(RunningRule::new(rule.clone(), length_max, counters))
             })
             .collect();
         let off = Modes {

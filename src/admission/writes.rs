@@ -270,7 +270,7 @@ mod tests {
         let when = Match { prefixes, ..Match::default() };
         let quota = Quota { objects: Some(1), per_namespace, ..Quota::default() };
         let counters = Metrics::register(&mut Default::default()).protection("rules.fixture");
-        RunningRule::new(Rule { when, quota, ..Rule::fixture() }, counters)
+        RunningRule::new(Rule { when, quota, ..Rule::fixture() }, 1, counters)
     }
 
     #[test]
