@@ -393,9 +393,14 @@ impl Permit {
         !self.growth.is_empty()
     }
 
-    /// The call has stored what it was to store.
-    pub fn stored(&mut self) {
-        self.growth.drain(..).for_each(Growth::stored);
+    /// The call is on its way to etcd.
+    pub fn send(&mut self) {
+        self.growth.iter_mut().for_each(Growth::send);
+    }
+
+    /// etcd has said whether it has stored what it was to store.
+    pub fn end(&mut self, stored: bool) {
+        self.growth.drain(..).for_each(|growth| growth.end(stored));
     }
 
     /// Gives the call's turn back while the call goes on; what it is charged with stays.
