@@ -41,7 +41,8 @@ impl<'c> Explanation<'c> {
             false => Vec::new(),
         };
         let mode_of = |mode: Mode| mode.min(config.mode);
-        let guarded = met && subject.is_write() && !plan.exempt;
+        let writes = met && subject.is_write();
+        let guarded = writes && !plan.exempt;
         let queue = Line::of(subject.class).filter(|_| !plan.exempt);
         Self {
             cost: assumed(subject),
@@ -53,7 +54,7 @@ impl<'c> Explanation<'c> {
                 .space
                 .refuses_from(subject, &plan)
                 .filter(|_| guarded && mode_of(config.space.mode) == Mode::Enforce),
-            delete_keys: delete_keys(config, &rules, subject).filter(|_| guarded),
+            delete_keys: delete_keys(config, &rules, subject, plan.exempt).filter(|_| writes),
             recalls: mode_of(config.mirror) == Mode::Enforce && plan.mirror.unwrap_or(true),
             coalesces: config.coalescing.enabled
                 && config.mode == Mode::Enforce
@@ -98,8 +99,13 @@ fn matching<'c>(
 }
 
 /// As the guard on deletes has it: the first rule that holds and says a number, else the
-/// configuration.
-fn delete_keys(config: &Config, rules: &[Matched<'_>], subject: &Subject) -> Option<u64> {
+/// configuration, which is not about what is exempt.
+fn delete_keys(
+    config: &Config,
+    rules: &[Matched<'_>],
+    subject: &Subject,
+    exempt: bool,
+) -> Option<u64> {
     let acting = rules.iter().filter(|matched| matched.mode == Mode::Enforce);
     let by_rule =
         acting.filter_map(|matched| Some((matched.rule.quota.delete_keys?, matched.mode))).next();
@@ -107,5 +113,6 @@ fn delete_keys(config: &Config, rules: &[Matched<'_>], subject: &Subject) -> Opt
     let allowed = deletes.clients.iter().any(|name| name.matches(&subject.client.name));
     let by_default = (deletes.keys_max, deletes.mode.min(config.mode));
     let (keys, mode) = by_rule.unwrap_or(by_default);
-    (mode == Mode::Enforce && !(allowed && by_rule.is_none())).then_some(keys)
+    let unbounded = (allowed || exempt) && by_rule.is_none();
+    (mode == Mode::Enforce && !unbounded).then_some(keys)
 }

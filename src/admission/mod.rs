@@ -40,4 +40,5 @@ pub use rules::{Plan, Treatment};
 pub use shape::Shape;
 pub use subject::{Client, Place, Subject};
 pub use switches::{Standing, UnknownProtection};
-pub use usage::{Census, Growth};
+pub use usage::{Census, Growth, Uncounted};
+pub use writes::{Changes, Put};

@@ -28,7 +28,8 @@ pub struct Protection {
     pub(super) metrics: Metrics,
     /// By name, so that a cluster keeps its gate when its members change.
     gates: Mutex<HashMap<Arc<str>, Arc<Gate>>>,
-    /// What was switched by hand, by the names of protections.
+    /// What was switched by hand, by the names of protections. Protects `current` from being changed by
+    /// two at once.
     pub(super) switches: Mutex<BTreeMap<String, Mode>>,
 }
 
@@ -87,7 +88,11 @@ impl Protection {
     /// Takes another configuration over. Rules that have not changed keep what they know; what was
     /// switched by hand stays so.
     pub fn apply(&self, config: Config) {
-        let mut switches = self.switches.lock();
+        self.put_in_force(config, &mut self.switches.lock());
+    }
+
+    /// The lock on the switches is held by whoever changes what holds, from reading it to here.
+    pub(super) fn put_in_force(&self, config: Config, switches: &mut BTreeMap<String, Mode>) {
         // A rule that goes takes its switch along.
         switches.retain(|name, _| {
             let rule = name.strip_prefix("rules.");
@@ -98,7 +103,7 @@ impl Protection {
             gate.reconfigure(&config);
         }
         let before = self.current.load();
-        let current = Current::new(config, &before.rules, &switches, &self.metrics);
+        let current = Current::new(config, &before.rules, switches, &self.metrics);
         self.current.store(Arc::new(current));
     }
 
@@ -357,11 +362,13 @@ impl Current {
             .rules
             .iter()
             .map(|rule| {
-                let same = before.iter().find(|running| running.rule == *rule).cloned();
-                same.unwrap_or_else(|| {
-                    let counters = metrics.protection(&format!("rules.{}", rule.name));
-                    Arc::new(RunningRule::new(rule.clone(), counters))
-                })
+                let length_max = config.queues.length_max(rule);
+                if let Some(same) = before.iter().find(|running| running.rule == *rule) {
+                    same.set_length_max(length_max);
+                    return Arc::clone(same);
+                }
+                let counters = metrics.protection(&format!("rules.{}", rule.name));
+                Arc::new(RunningRule::new(rule.clone(), length_max, counters))
             })
             .collect();
         let off = Modes {
@@ -434,9 +441,14 @@ impl Permit {
         !self.growth.is_empty()
     }
 
-    /// The call has stored what it was to store.
-    pub fn stored(&mut self) {
-        self.growth.drain(..).for_each(Growth::stored);
+    /// The call is on its way to etcd.
+    pub fn send(&mut self) {
+        self.growth.iter_mut().for_each(Growth::send);
+    }
+
+    /// etcd has said whether it has stored what it was to store.
+    pub fn end(&mut self, stored: bool) {
+        self.growth.drain(..).for_each(|growth| growth.end(stored));
     }
 
     /// Gives the call's turn back while the call goes on; what it is charged with stays.

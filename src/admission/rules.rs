@@ -1,8 +1,8 @@
 //! The rules as they run.
 
 use super::{
-    Bucket, Denied, Flow, Gate, Limit, Mode, Per, Permit, Priority, Queue, QueueConfig, Refusal,
-    RefusalKind, Rule, Subject, Ticket,
+    Bucket, Class, Denied, Flow, Gate, Limit, Line, Mode, Per, Permit, Priority, Queue,
+    QueueConfig, QueuesConfig, Refusal, RefusalKind, Rule, Subject, Ticket,
     gate::{pass, wait},
     metrics::Counters,
     usage::Usage,
@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub(super) struct RunningRule {
     mode: AtomicU8,
     /// By what the limit is told apart by.
     limits: Cache<Flow, Arc<Limits>>,
+    /// Calls that may wait for each limit of concurrency.
+    length_max: AtomicUsize,
     /// What is stored, by prefix.
     pub(super) usages: Cache<Bytes, Arc<Usage>>,
 }
@@ -71,11 +73,12 @@ const FLOWS_MAX: u64 = 10_000;
 const FLOW_IDLE: Duration = Duration::from_secs(600);
 
 impl RunningRule {
-    pub(super) fn new(rule: Rule, counters: Counters) -> Self {
+    pub(super) fn new(rule: Rule, length_max: usize, counters: Counters) -> Self {
         Self {
             name: rule.name.as_str().into(),
             mode: AtomicU8::new(rule.mode as u8),
             limits: Cache::builder().max_capacity(FLOWS_MAX).time_to_idle(FLOW_IDLE).build(),
+            length_max: length_max.into(),
             usages: Cache::new(FLOWS_MAX),
             rule,
             counters,
@@ -100,6 +103,18 @@ impl RunningRule {
         }
     }
 
+    pub(super) fn set_length_max(&self, length_max: usize) {
+        if self.length_max.swap(length_max, Relaxed) == length_max {
+            return;
+        }
+        let config = self.rule.limit.queue(length_max);
+        for (_, limits) in &self.limits {
+            if let (Some(queue), Some(config)) = (&limits.concurrency, &config) {
+                queue.reconfigure(config.clone());
+            }
+        }
+    }
+
     pub(super) fn limits(&self, subject: &Subject) -> Option<Arc<Limits>> {
         let limit = &self.rule.limit;
         let Limit { requests, cost, creates, concurrency, .. } = limit;
@@ -112,7 +127,8 @@ impl RunningRule {
             of(Per::Collection).then_some(&subject.place.collection),
             of(Per::Namespace).then_some(&subject.place.namespace),
         ));
-        Some(self.limits.get_with(flow, || Arc::new(Limits::new(limit))))
+        let new = || Arc::new(Limits::new(limit, self.length_max.load(Relaxed)));
+        Some(self.limits.get_with(flow, new))
     }
 }
 
@@ -169,7 +185,11 @@ impl RunningRule {
         let would_refuse = gate.class_counter(subject.class);
         let passing =
             pass(queue, &self.name, &self.counters, self.mode(), ticket, would_refuse).await;
-        permit.slots.push(passing.0?);
+        permit.slots.push(passing.0.map_err(|denied| match denied {
+            // What a queue tells to raise is the queue's own.
+            Denied::Refused(refusal) => Denied::Refused(Refusal { remedy: CONCURRENCY, ..refusal }),
+            Denied::Expired => Denied::Expired,
+        })?);
         Ok(())
     }
 
@@ -235,24 +255,38 @@ impl RunningRule {
 const REQUESTS: (&str, &str) = ("requests", "raise its limit.requests");
 const CREATES: (&str, &str) = ("creates", "raise its limit.creates");
 const COST: (&str, &str) = ("units of cost", "raise its limit.cost");
+const CONCURRENCY: &str =
+    "raise its limit.concurrency or limit.wait_max, or length_max of the queue of its class";
 
 impl Limits {
-    fn new(limit: &Limit) -> Self {
+    fn new(limit: &Limit, length_max: usize) -> Self {
         let bucket = |rate| Bucket::new(rate, limit.burst);
-        let queue = |concurrency| {
-            Arc::new(Queue::new(QueueConfig {
-                concurrency,
-                // The queue of the class is the one that bounds how many wait.
-                length_max: usize::MAX,
-                wait_max: limit.wait_max,
-            }))
-        };
         Self {
             requests: limit.requests.map(bucket),
             cost: limit.cost.map(bucket),
             creates: limit.creates.map(bucket),
-            concurrency: limit.concurrency.map(queue),
+            concurrency: limit.queue(length_max).map(|config| Arc::new(Queue::new(config))),
         }
+    }
+}
+
+impl Limit {
+    /// The queue of those that wait for others under the limit of concurrency.
+    fn queue(&self, length_max: usize) -> Option<QueueConfig> {
+        let wait_max = self.wait_max;
+        self.concurrency.map(|concurrency| QueueConfig { concurrency, length_max, wait_max })
+    }
+}
+
+impl QueuesConfig {
+    /// Calls that may wait for a limit of the rule: as many as wait in the longest of the queues in
+    /// which its calls wait after that.
+    pub(super) fn length_max(&self, rule: &Rule) -> usize {
+        let classes =
+            if rule.when.classes.is_empty() { &Class::ALL[..] } else { &rule.when.classes };
+        let lines = classes.iter().filter_map(|class| Line::of(*class));
+        let longest = lines.map(|line| self.of(line).length_max).max();
+        longest.unwrap_or(self.reads.length_max)
     }
 }
 
@@ -305,6 +339,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::admission::{Config, Cost, Protection, Rate};
+    use futures_util::FutureExt;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -340,5 +375,35 @@ mod tests {
             figures.push((rule.refused + rule.would_refuse, rule.delayed + rule.would_delay));
         }
         assert_eq!(figures, [(1, 0), (1, 0)]);
+    }
+
+    /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.
+    #[tokio::test(start_paused = true)]
+    async fn no_more_wait_for_a_rule_than_for_the_queue_of_their_class() {
+        let limit = Limit { concurrency: Some(1), ..Rule::fixture().limit };
+        let protection = with_rule(Mode::Enforce, limit.clone());
+        let (gate, subject) = (protection.gate(&"main".into()), Subject::fixture("/a"));
+        let plan = protection.plan(&gate, &subject, None).await.expect("it passes");
+        let _running = protection.enter(&gate, &subject, &plan, None).await.expect("its turn");
+        let mut waiting = Vec::new();
+        for length_max in [3, 5] {
+            let rules = vec![Rule { limit: limit.clone(), ..Rule::fixture() }];
+            let mut config = Config { rules, ..Config::fixture() };
+            let queues = &mut config.queues;
+            for queue in [&mut queues.reads, &mut queues.writes, &mut queues.lists] {
+                queue.length_max = length_max;
+            }
+            protection.apply(config);
+            while waiting.len() < length_max {
+                let mut next = Box::pin(protection.enter(&gate, &subject, &plan, None));
+                assert!((&mut next).now_or_never().is_none(), "it waits");
+                waiting.push(next);
+            }
+            let one_more = Box::pin(protection.enter(&gate, &subject, &plan, None));
+            let Some(Err(Denied::Refused(refusal))) = one_more.now_or_never() else {
+                panic!("one too many waits");
+            };
+            assert_eq!((&*refusal.rule, refusal.remedy), ("fixture", CONCURRENCY));
+        }
     }
 }

@@ -3,40 +3,83 @@
 use crate::etcd::key_range::KeyRange;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, timeout},
+};
 
 /// Finds out what is stored.
 pub trait Census: Sync {
-    /// Counts the keys of a range at etcd; `None` when it could not be done.
-    fn count<'c>(&'c self, range: &'c KeyRange) -> BoxFuture<'c, Option<u64>>;
+    /// Counts the keys of a range: all that were stored before it was asked.
+    fn count<'c>(&'c self, range: &'c KeyRange) -> BoxFuture<'c, Result<u64, Uncounted>>;
 
     /// Mean bytes of the key-values of a range, where that is known without asking.
     fn mean_size(&self, range: &KeyRange) -> Option<f64>;
 }
 
-/// Keys below a prefix: counted now and then, and by what has passed here since.
-#[derive(Debug, Default)]
-pub(super) struct Usage {
-    state: Mutex<State>,
+/// Why something was not counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uncounted {
+    /// etcd refuses the range or the client, and so it does whatever else is asked like this.
+    Refused,
+    /// A write of it may pass all the same.
+    Failed(String),
 }
 
-/// A key that is about to be added below a prefix. It has its place there until this is dropped, so
-/// that many at once do not pass for one, and keeps it only if it was stored.
+/// Keys below a prefix: counted now and then, and by what has passed here since.
+#[derive(Debug)]
+pub(super) struct Usage {
+    state: Mutex<State>,
+    /// To count, which is done once at a time.
+    turn: Semaphore,
+    /// Nothing is being added any more.
+    settled: Notify,
+}
+
+/// Keys that are about to be added below a prefix. They have their place there until this is dropped,
+/// so that many at once do not pass for one, and keep it unless they are known not to be stored.
 #[derive(Debug)]
 pub struct Growth {
     usage: Arc<Usage>,
-    size: u64,
-    /// Whether what is stored is a key more: a put by itself may well be an update.
+    added: Stored,
+    /// Whether what is stored is more by all of them: a put by itself may well be an update.
     certain: bool,
+    /// As [`State::counts`] when it began.
+    counts: u64,
+    /// As far as is known.
+    outcome: Outcome,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Stored,
+    NotStored,
+    /// It was sent, and nobody heard what became of it.
+    Unknown,
+}
+
+/// While keys are added and counted at once, nobody can tell which of them were counted:
+///
+/// ```text
+///                  |<------- count ------->|
+///     ---stored                                counted
+///        ---------------stored                 doubtful: perhaps counted, taken to be more
+///                            ---------stored   doubtful
+///                                          --- not counted
+/// ```
 #[derive(Debug, Default, Clone, Copy)]
 struct State {
+    /// When the newest count that came to something was begun.
     counted: Option<Instant>,
+    /// Counts that came to something, and those that ended in any way.
+    counts: u64,
+    ended: u64,
     keys: u64,
     /// Keys that are being added.
     growing: u64,
+    /// Of both, those that may be there twice, or not at all.
+    doubtful: u64,
     /// Keys that were added in all.
     added: u64,
     /// Writes since the count that may have added a key.
@@ -46,107 +89,228 @@ struct State {
     is_mean_known: bool,
 }
 
+/// Whether to count before a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    No,
+    /// Unless somebody does already.
+    Soon,
+    /// What is known would refuse the write, and is not sure enough for that.
+    Now,
+}
+
 /// A count this old is made anew, since others may write, too ...
 const AGE_MAX: Duration = Duration::from_secs(10);
-/// ... and one this old before anything is refused for it.
+/// ... and one this old before anything is refused for it ...
 const AGE_MAX_TO_REFUSE: Duration = Duration::from_secs(1);
+/// ... and after this long nothing is, when it could not be counted again.
+const AGE_MAX_UNCOUNTED: Duration = Duration::from_secs(60);
+
+/// What is being added is waited for as long as this before it is counted.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// Counts that a write may wait for: one that was under way when it came, and one more.
+const COUNTS_MAX: u64 = 2;
 
 /// Share of the newest value in the mean size.
 const NEWEST: f64 = 0.05;
 
 /// What is stored, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) keys: u64,
     /// Keys times their mean size.
     pub(super) bytes: u64,
 }
 
+impl Default for Usage {
+    fn default() -> Self {
+        Self { state: Mutex::default(), turn: Semaphore::new(1), settled: Notify::new() }
+    }
+}
+
 impl Usage {
     /// Counts what is stored in `range` again where that is due: sooner when `exceeds` is true of what
-    /// may be there. `None` when it was due and could not be done.
+    /// may be there. One counts for all who need it; the others go by what was known before, and wait
+    /// only if that would refuse them.
     pub(super) async fn count(
         &self,
         range: &KeyRange,
         census: &dyn Census,
         exceeds: impl Fn(Stored) -> bool,
-    ) -> Option<()> {
-        let known = *self.state.lock();
-        let age = known.counted.map(|counted| counted.elapsed());
-        let limit = if exceeds(known.at_most()) { AGE_MAX_TO_REFUSE } else { AGE_MAX };
-        if age.is_none_or(|age| age >= limit) {
-            let began = Instant::now();
-            let counted = census.count(range).await?;
-            let mut state = self.state.lock();
-            // What was stored meanwhile may not have been counted.
-            let keys = counted + (state.added - known.added);
-            (state.counted, state.keys, state.perhaps) = (Some(began), keys, 0);
-            let known = census.mean_size(range);
-            state.is_mean_known = known.is_some();
-            state.mean_size = known.unwrap_or(state.mean_size);
+    ) {
+        let last = self.state.lock().ended + COUNTS_MAX;
+        let due = || self.state.lock().due(last, &exceeds);
+        loop {
+            let turn = match due() {
+                Due::No => return,
+                Due::Soon => self.turn.try_acquire().ok(),
+                // Fails when the semaphore is closed, which nobody does.
+                Due::Now => self.turn.acquire().await.ok(),
+            };
+            let Some(_turn) = turn else { return };
+            if self.state.lock().is_in_doubt(&exceeds) {
+                self.settle().await;
+            }
+            // Another one may have counted before it was this one's turn.
+            if due() != Due::No {
+                self.count_now(range, census).await;
+            }
         }
-        Some(())
     }
 
-    /// A key with a value of `size` is about to be added, or perhaps only changed: no further where
-    /// `exceeds` is true of what is there for certain.
+    async fn count_now(&self, range: &KeyRange, census: &dyn Census) {
+        let (began, before) = (Instant::now(), *self.state.lock());
+        let counted = census.count(range).await;
+        let mean_size = census.mean_size(range);
+        let mut state = self.state.lock();
+        state.ended += 1;
+        let Ok(counted) = counted else { return };
+        let meanwhile = state.added - before.added;
+        state.counts += 1;
+        state.counted = Some(began);
+        state.keys = counted + meanwhile;
+        state.doubtful = meanwhile + state.growing;
+        state.perhaps -= before.perhaps;
+        state.is_mean_known = mean_size.is_some();
+        state.mean_size = mean_size.unwrap_or(state.mean_size);
+    }
+
+    /// Waits until nothing is being added, if that is soon.
+    async fn settle(&self) {
+        let settled = async {
+            loop {
+                let mut settled = pin!(self.settled.notified());
+                // Before looking, so that nothing is missed between the look and the wait.
+                settled.as_mut().enable();
+                if self.state.lock().growing == 0 {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        // Else it is counted with what is being added, and all of that is taken to be more.
+        let _ = timeout(SETTLE_MAX, settled).await;
+    }
+
+    /// This much is about to be added, or perhaps only changed: no further where `exceeds` is true of
+    /// what is there for certain.
     pub(super) fn grow(
         self: &Arc<Self>,
-        size: u64,
+        added: Stored,
         certain: bool,
         exceeds: impl Fn(Stored) -> bool,
     ) -> Result<Growth, Stored> {
         let mut state = self.state.lock();
         let stored = state.stored();
-        if exceeds(stored) {
+        if state.is_known() && exceeds(stored) {
             return Err(stored);
         }
-        state.growing += u64::from(certain);
-        Ok(Growth { usage: Arc::clone(self), size, certain })
+        state.growing += if certain { added.keys } else { 0 };
+        let (usage, counts) = (Arc::clone(self), state.counts);
+        Ok(Growth { usage, added, certain, counts, outcome: Outcome::NotStored })
     }
 }
 
 impl Growth {
-    /// The key is stored. It counts twice for a while where it was counted at etcd meanwhile.
-    pub(super) fn stored(self) {
-        let mut state = self.usage.state.lock();
-        if self.certain {
-            state.keys += 1;
-            state.added += 1;
-        } else {
-            state.perhaps += 1;
-        }
-        let share = match state.is_mean_known {
-            true if self.certain => 1.0 / state.keys as f64,
-            // It is not known what it replaces.
-            true => 0.0,
-            false if state.mean_size == 0.0 => 1.0,
-            false => NEWEST,
-        };
-        state.mean_size += (self.size as f64 - state.mean_size) * share;
+    /// It is on its way to etcd: whoever does not hear of it again cannot tell what became of it.
+    pub(super) fn send(&mut self) {
+        self.outcome = Outcome::Unknown;
+    }
+
+    /// etcd has said whether it is stored.
+    pub(super) fn end(mut self, stored: bool) {
+        self.outcome = if stored { Outcome::Stored } else { Outcome::NotStored };
     }
 }
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        self.usage.state.lock().growing -= u64::from(self.certain);
+        let mut state = self.usage.state.lock();
+        if self.certain {
+            state.settle(self.added.keys, self.counts, self.outcome);
+        } else if self.outcome != Outcome::NotStored {
+            state.perhaps += self.added.keys;
+        }
+        if self.outcome == Outcome::Stored {
+            state.learn_size(self.added, self.certain);
+        }
+        if state.growing == 0 {
+            self.usage.settled.notify_waiters();
+        }
     }
 }
 
 impl State {
-    fn stored(self) -> Stored {
+    /// `last` is the number of the count that decides, whatever comes of it.
+    fn due(&self, last: u64, exceeds: impl Fn(Stored) -> bool) -> Due {
+        if self.ended >= last {
+            return Due::No;
+        }
+        let Some(counted) = self.counted else { return Due::Now };
+        let age = counted.elapsed();
+        match exceeds(self.at_most()) {
+            true if age >= AGE_MAX_TO_REFUSE || self.is_in_doubt(&exceeds) => Due::Now,
+            false if age >= AGE_MAX => Due::Soon,
+            _ => Due::No,
+        }
+    }
+
+    /// Whether there is room or not as those went that nobody can tell of.
+    fn is_in_doubt(&self, exceeds: impl Fn(Stored) -> bool) -> bool {
+        let keys = (self.keys + self.growing).saturating_sub(self.doubtful);
+        let at_least = Self { keys, growing: 0, ..*self };
+        exceeds(self.stored()) && !exceeds(at_least.stored())
+    }
+
+    /// Keys that were being added since so many counts are no longer.
+    fn settle(&mut self, keys: u64, counts: u64, outcome: Outcome) {
+        self.growing -= keys;
+        let was_doubtful = self.counts != counts;
+        match outcome {
+            Outcome::NotStored if was_doubtful => self.doubtful -= keys,
+            Outcome::NotStored => {}
+            Outcome::Stored | Outcome::Unknown => {
+                self.keys += keys;
+                self.added += keys;
+                let is_doubtful = outcome == Outcome::Unknown && !was_doubtful;
+                self.doubtful += if is_doubtful { keys } else { 0 };
+            }
+        }
+    }
+
+    fn learn_size(&mut self, added: Stored, certain: bool) {
+        let share = match self.is_mean_known {
+            true if certain => added.keys as f64 / self.keys as f64,
+            // It is not known what it replaces.
+            true => 0.0,
+            false if self.mean_size == 0.0 => 1.0,
+            false => NEWEST,
+        };
+        let size = added.bytes as f64 / added.keys as f64;
+        self.mean_size += (size - self.mean_size) * share;
+    }
+
+    /// Whether what was counted last is no fable yet.
+    fn is_known(&self) -> bool {
+        self.counted.is_some_and(|counted| counted.elapsed() < AGE_MAX_UNCOUNTED)
+    }
+
+    /// What is there or on its way, and no less than that.
+    fn stored(&self) -> Stored {
         let keys = self.keys + self.growing;
         Stored { keys, bytes: (keys as f64 * self.mean_size) as u64 }
     }
 
-    fn at_most(self) -> Stored {
-        Self { keys: self.keys + self.perhaps, ..self }.stored()
+    fn at_most(&self) -> Stored {
+        Self { keys: self.keys + self.perhaps, ..*self }.stored()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::{FutureExt, future::join_all};
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use tokio::time::advance;
 
@@ -157,10 +321,21 @@ mod tests {
         mean_size: Option<f64>,
     }
 
+    impl Counted {
+        fn times(&self) -> u64 {
+            self.times.load(Relaxed)
+        }
+    }
+
     impl Census for Counted {
-        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
-            self.times.fetch_add(1, Relaxed);
-            Box::pin(async { Some(self.keys.load(Relaxed)) })
+        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Result<u64, Uncounted>> {
+            async {
+                self.times.fetch_add(1, Relaxed);
+                let counted = self.keys.load(Relaxed);
+                tokio::task::yield_now().await;
+                Ok(counted)
+            }
+            .boxed()
         }
 
         fn mean_size(&self, _range: &KeyRange) -> Option<f64> {
@@ -170,15 +345,20 @@ mod tests {
 
     const AMPLE: fn(Stored) -> bool = |_| false;
 
+    const ONE: Stored = Stored { keys: 1, bytes: 100 };
+
+    fn range() -> KeyRange {
+        KeyRange::prefix("/registry/pods/".into())
+    }
+
     /// What is stored for certain, counted where that is due.
     async fn keys(usage: &Usage, census: &Counted, exceeds: impl Fn(Stored) -> bool) -> u64 {
-        let range = KeyRange::prefix("/registry/pods/".into());
-        usage.count(&range, census, exceeds).await.expect("a count");
+        usage.count(&range(), census, exceeds).await;
         usage.state.lock().stored().keys
     }
 
     fn grow(usage: &Arc<Usage>, certain: bool) -> Growth {
-        usage.grow(100, certain, AMPLE).expect("room")
+        usage.grow(ONE, certain, AMPLE).expect("room")
     }
 
     #[tokio::test(start_paused = true)]
@@ -187,13 +367,13 @@ mod tests {
         let full = |stored: Stored| stored.keys >= 3;
         for expected in 0..3 {
             assert_eq!(keys(&usage, &census, full).await, expected);
-            grow(&usage, true).stored();
+            grow(&usage, true).end(true);
         }
-        assert_eq!(census.times.load(Relaxed), 1);
+        assert_eq!(census.times(), 1);
         // Somebody else deletes; that is seen before anything is refused.
         advance(Duration::from_secs(1)).await;
         assert_eq!(keys(&usage, &census, full).await, 0);
-        assert_eq!(census.times.load(Relaxed), 2);
+        assert_eq!(census.times(), 2);
         census.keys.store(7, Relaxed);
         advance(Duration::from_secs(10)).await;
         assert_eq!(keys(&usage, &census, full).await, 7);
@@ -205,11 +385,11 @@ mod tests {
         assert_eq!(keys(&usage, &census, AMPLE).await, 0);
         let full = |stored: Stored| stored.keys >= 2;
         let (one, other) = (grow(&usage, true), grow(&usage, true));
-        assert_eq!(usage.grow(100, true, full).expect_err("no room").keys, 2);
+        assert_eq!(usage.grow(ONE, true, full).expect_err("no room").keys, 2);
         drop(one);
-        other.stored();
+        other.end(true);
         assert_eq!(keys(&usage, &census, AMPLE).await, 1);
-        drop(usage.grow(100, true, full).expect("room"));
+        drop(usage.grow(ONE, true, full).expect("room"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -217,7 +397,7 @@ mod tests {
         let (usage, census) = (Arc::new(Usage::default()), Counted::default());
         let full = |stored: Stored| stored.keys >= 1;
         assert_eq!(keys(&usage, &census, full).await, 0);
-        grow(&usage, false).stored();
+        grow(&usage, false).end(true);
         assert_eq!(keys(&usage, &census, full).await, 0);
         census.keys.store(1, Relaxed);
         advance(Duration::from_secs(1)).await;
@@ -230,8 +410,8 @@ mod tests {
             let census = Counted { keys: 4.into(), mean_size, ..Counted::default() };
             let usage = Arc::new(Usage::default());
             keys(&usage, &census, AMPLE).await;
-            grow(&usage, true).stored();
-            grow(&usage, false).stored();
+            grow(&usage, true).end(true);
+            grow(&usage, false).end(true);
             assert_eq!(usage.state.lock().stored(), Stored { keys: 5, bytes: expected });
         }
     }
@@ -240,9 +420,9 @@ mod tests {
     struct Overtaken(Mutex<Option<Growth>>);
 
     impl Census for Overtaken {
-        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Option<u64>> {
-            let stored = self.0.lock().take().map(Growth::stored);
-            Box::pin(async move { stored.map(|()| 5) })
+        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Result<u64, Uncounted>> {
+            let stored = self.0.lock().take().map(|growth| growth.end(true));
+            async move { stored.map(|()| 5).ok_or(Uncounted::Refused) }.boxed()
         }
 
         fn mean_size(&self, _range: &KeyRange) -> Option<f64> {
@@ -254,8 +434,82 @@ mod tests {
     async fn what_is_stored_during_a_count_is_not_lost() {
         let usage = Arc::new(Usage::default());
         let census = Overtaken(Mutex::new(Some(grow(&usage, true))));
-        let range = KeyRange::prefix("/registry/pods/".into());
-        usage.count(&range, &census, AMPLE).await.expect("a count");
+        usage.count(&range(), &census, AMPLE).await;
         assert_eq!(usage.state.lock().stored().keys, 6);
+    }
+
+    /// 500 creates at a full quota had etcd count 60,100 keys 525 times.
+    #[tokio::test(start_paused = true)]
+    async fn one_count_is_enough_for_all_who_come_meanwhile() {
+        let (usage, census) =
+            (Usage::default(), Counted { keys: 100.into(), ..Counted::default() });
+        let full = |stored: Stored| stored.keys >= 100;
+        let all = (0..500).map(|_| keys(&usage, &census, full));
+        assert!(join_all(all).await.iter().all(|keys| *keys == 100));
+        assert_eq!(census.times(), 1);
+        // Where there is room, nobody waits for a count that somebody else makes.
+        advance(AGE_MAX).await;
+        let mut counting = pin!(keys(&usage, &census, AMPLE));
+        assert!(counting.as_mut().now_or_never().is_none());
+        assert!(keys(&usage, &census, AMPLE).now_or_never().is_some());
+        counting.await;
+        assert_eq!(census.times(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_counting_hands_it_on() {
+        let (usage, census) = (Usage::default(), Counted::default());
+        let mut leaving = Box::pin(keys(&usage, &census, AMPLE));
+        assert!((&mut leaving).now_or_never().is_none());
+        let mut other = Box::pin(keys(&usage, &census, AMPLE));
+        assert!((&mut other).now_or_never().is_none());
+        drop(leaving);
+        assert_eq!(other.await, 0);
+        assert_eq!(census.times(), 2);
+    }
+
+    /// Of 90 creates at once 9 were refused although there was room for 100.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_added_during_a_count_is_counted_anew_before_anything_is_refused() {
+        let (usage, census) = (Arc::new(Usage::default()), Counted::default());
+        let full = |stored: Stored| stored.keys >= 3;
+        keys(&usage, &census, full).await;
+        let (one, other) = (grow(&usage, true), grow(&usage, true));
+        // etcd has stored both, and counts them before it has said so.
+        census.keys.store(2, Relaxed);
+        advance(AGE_MAX).await;
+        assert_eq!(keys(&usage, &census, AMPLE).await, 4);
+        one.end(true);
+        let mut third = pin!(keys(&usage, &census, full));
+        assert!(third.as_mut().now_or_never().is_none(), "nobody can tell yet");
+        other.end(true);
+        assert_eq!(third.await, 2);
+        assert_eq!(census.times(), 3);
+    }
+
+    /// A client that leaves does not take back what it has sent.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_heard_of_is_there_until_it_is_counted() {
+        let (usage, census) = (Arc::new(Usage::default()), Counted::default());
+        let full = |stored: Stored| stored.keys >= 1;
+        keys(&usage, &census, full).await;
+        let mut sent = grow(&usage, true);
+        sent.send();
+        drop(sent);
+        assert!(usage.grow(ONE, true, full).is_err());
+        assert_eq!(keys(&usage, &census, full).await, 0);
+        assert!(usage.grow(ONE, true, full).is_ok());
+    }
+
+    /// What is added takes for ever at an etcd that hangs.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_being_added_is_not_waited_for_without_end() {
+        let (usage, census) = (Arc::new(Usage::default()), Counted::default());
+        let full = |stored: Stored| stored.keys >= 2;
+        let _hangs = grow(&usage, true);
+        census.keys.store(1, Relaxed);
+        assert_eq!(keys(&usage, &census, full).await, 2);
+        assert!(usage.grow(ONE, true, full).is_err());
+        assert_eq!(census.times(), 2);
     }
 }

@@ -3,7 +3,7 @@
 use super::{Located, Segment, Table};
 use crate::etcd::{
     key_range::KeyRange,
-    proto::etcdserverpb::{Compare, RequestOp, TxnRequest, request_op::Request},
+    proto::etcdserverpb::{Compare, PutRequest, RequestOp, TxnRequest, request_op::Request},
 };
 use bytes::Bytes;
 use std::{fmt, slice};
@@ -31,13 +31,17 @@ pub fn deleted_ranges(txn: &TxnRequest) -> impl Iterator<Item = KeyRange> + '_ {
     })
 }
 
+/// The puts of both branches, those of nested transactions included.
+pub fn puts(txn: &TxnRequest) -> impl Iterator<Item = &PutRequest> {
+    parts(txn).filter_map(|part| match part {
+        Part::Op(Request::RequestPut(put)) => Some(put),
+        _ => None,
+    })
+}
+
 /// Bytes of the largest value that is put.
 pub fn value_size(txn: &TxnRequest) -> usize {
-    let sizes = parts(txn).filter_map(|part| match part {
-        Part::Op(Request::RequestPut(put)) => Some(put.value.len()),
-        _ => None,
-    });
-    sizes.max().unwrap_or(0)
+    puts(txn).map(|put| put.value.len()).max().unwrap_or(0)
 }
 
 /// The one cluster that owns every key of `txn`; the default cluster when there is no key.
@@ -197,7 +201,7 @@ impl<'a> Iterator for Parts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+    use crate::etcd::proto::etcdserverpb::{DeleteRangeRequest, RangeRequest};
 
     fn op(request: Request) -> RequestOp {
         RequestOp { request: Some(request) }

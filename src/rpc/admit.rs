@@ -2,7 +2,7 @@
 
 use super::{Context, error::Error, status};
 use crate::{
-    admission::{Cost, Kind, Permit, Place, Plan, Subject, classify},
+    admission::{Changes, Cost, Kind, Mode, Permit, Place, Plan, Subject, classify},
     attribution::Observation,
     etcd::{key_range::KeyRange, method::Method},
     grpc::Message,
@@ -206,35 +206,43 @@ impl Context {
         Ok(entered.map_err(Error::from))
     }
 
-    /// The same for a write, if it may be stored. `deletes` are the ranges that it deletes.
+    /// The same for a write, if it may be stored. What has to be counted for that is counted in the
+    /// write's own turn, so that it is bounded as writes are.
     pub(super) async fn enter_to_write(
         &self,
         placed: &Placed<'_>,
         subject: &Subject,
-        deletes: &[KeyRange],
+        changes: Changes<'_>,
         responder: &mut Responder,
     ) -> Result<Result<Permit, Error>, Gone> {
         let plan = match self.plan(placed, subject, responder).await? {
             Ok(plan) => plan,
             Err(error) => return Ok(Err(error)),
         };
+        let protection = &self.edge.protection;
+        if let Err(denied) = protection.check_write(placed.gate(), subject, &plan) {
+            return Ok(Err(denied.into()));
+        }
+        let permit = match self.enter_by(placed, subject, &plan, responder).await? {
+            Ok(permit) => permit,
+            Err(error) => return Ok(Err(error)),
+        };
         let census = Counting {
             cluster: placed.cluster,
             mirror: placed.mirror(),
+            recalls: protection.mirror() == Mode::Enforce,
             headers: super::materialize::credentials(self, placed),
             worker: self.call.worker,
         };
-        let overridden = self.call.overrides.as_deref() == Some(DELETES);
-        let protection = &self.edge.protection;
-        let guarding =
-            protection.guard(placed.gate(), subject, &plan, deletes, overridden, &census);
-        match responder.unless_gone(Box::pin(guarding)).await? {
-            Ok(growth) => {
-                let entered = self.enter_by(placed, subject, &plan, responder).await?;
-                Ok(entered.map(|permit| permit.growing(growth)))
-            }
-            Err(denied) => Ok(Err(denied.into())),
-        }
+        let deadline = self.call.deadline;
+        let guarding = protection.guard(placed.gate(), subject, &plan, changes, deadline, &census);
+        let growth = responder.unless_gone(Box::pin(guarding)).await?;
+        Ok(growth.map(|growth| permit.growing(growth)).map_err(Error::from))
+    }
+
+    /// Whether the client insists on deleting many keys.
+    pub(super) fn insists(&self) -> bool {
+        self.call.overrides.as_deref() == Some(DELETES)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Context, error::Error, materialize, merge, status};
 use crate::{
     access::{self, Verb},
-    admission::{Refusal, RefusalKind, Subject, classify},
+    admission::{Changes, Put, Refusal, RefusalKind, Shape, Subject, classify},
     etcd::{
         errors,
         key_range::KeyRange,
@@ -22,6 +22,7 @@ use crate::{
     upstream::{self, Answer},
 };
 use std::{pin::pin, sync::Arc};
+use tonic::Code;
 
 pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Responder) {
     let Some((request, message, responder)) =
@@ -41,6 +42,7 @@ pub(super) async fn put(context: Context, mut incoming: Incoming, responder: Res
         placed,
         subject: context.subject(Method::Put, kind, Some(keys), request.value.len()),
         message: &message,
+        puts: Vec::new(),
         deletes: Vec::new(),
         leases,
     };
@@ -68,6 +70,7 @@ pub(super) async fn delete_range(context: Context, mut incoming: Incoming, respo
     };
     let write = Write {
         placed,
+        puts: Vec::new(),
         deletes: if single { Vec::new() } else { vec![keys.clone()] },
         subject: context.subject(Method::DeleteRange, kind, Some(keys), 0),
         message: &message,
@@ -104,10 +107,17 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
         placed: context.topology.at(index),
         subject: subject.with_others(keys_of::keys(&request)),
         message: &message,
+        puts: if kind.shape == Shape::Txn { puts(&request) } else { Vec::new() },
         deletes: keys_of::deleted_ranges(&request).collect(),
         leases,
     };
     write.send(&context, Method::Txn, responder).await;
+}
+
+/// What a transaction puts that is not one of Kubernetes', which put what they are about.
+fn puts(request: &TxnRequest) -> Vec<Put> {
+    let put = |put: &PutRequest| Put { key: put.key.clone(), size: put.value.len() as u64 };
+    keys_of::puts(request).map(put).collect()
 }
 
 /// A write on its way.
@@ -115,6 +125,7 @@ struct Write<'c> {
     placed: Placed<'c>,
     subject: Subject,
     message: &'c Message,
+    puts: Vec<Put>,
     /// Ranges that it deletes.
     deletes: Vec<KeyRange>,
     /// Leases that it attaches keys to, which may not exist yet where its keys live.
@@ -123,11 +134,12 @@ struct Write<'c> {
 
 impl Write<'_> {
     async fn send(self, context: &Context, method: Method, mut responder: Responder) {
-        let Self { placed, subject, message, deletes, leases } = self;
+        let Self { placed, subject, message, puts, deletes, leases } = self;
         let manner = Manner::of(method, subject.class);
         context.attribute(&placed, &subject, message, &mut responder);
+        let changes = Changes { puts: &puts, deletes: &deletes, overridden: context.insists() };
         let entering = match subject.is_write() {
-            true => context.enter_to_write(&placed, &subject, &deletes, &mut responder).await,
+            true => context.enter_to_write(&placed, &subject, changes, &mut responder).await,
             false => context.enter(&placed, &subject, &mut responder).await,
         };
         let mut permit = match entering {
@@ -139,6 +151,8 @@ impl Write<'_> {
             Err(Gone) => return,
         };
         let outbound = pipeline::outbound(&placed, &context.call, manner, Some(message.framed()));
+        // From here on a client that leaves does not take back what it has sent.
+        permit.send();
         let writing = async {
             let mut answer = if placed.index == 0 || leases.is_empty() {
                 pipeline::resend(&placed, &outbound, manner).await?
@@ -147,8 +161,10 @@ impl Write<'_> {
                 Box::pin(materialize::with_leases(context, &placed, &outbound, manner, leases))
                     .await?
             };
-            if permit.grows() && has_stored(method, &mut answer).await? {
-                permit.stored();
+            if permit.grows()
+                && let Some(stored) = has_stored(method, &mut answer).await?
+            {
+                permit.end(stored);
             }
             Ok(answer)
         };
@@ -176,22 +192,27 @@ fn tell_refusal(subject: &Subject, error: &Error) {
 const SUCCEEDED: u32 = 2;
 const HEAD: usize = 64;
 
-/// Whether etcd has done what it was asked to. A transaction may have gone the other way.
-async fn has_stored(method: Method, answer: &mut Answer) -> Result<bool, upstream::Error> {
-    if answer.is_refused() || method != Method::Txn {
-        return Ok(!answer.is_refused());
+/// Whether etcd has done what it was asked to, if it says so. A transaction may have gone the other
+/// way.
+async fn has_stored(method: Method, answer: &mut Answer) -> Result<Option<bool>, upstream::Error> {
+    match answer.refusal().map(|status| status.code()) {
+        // It may have done it all the same.
+        Some(Code::Unavailable | Code::DeadlineExceeded | Code::Unknown) => return Ok(None),
+        Some(_) => return Ok(Some(false)),
+        None if method != Method::Txn => return Ok(Some(true)),
+        None => {}
     }
     let body = &mut answer.body;
     let peeked = match body.peek_length().await {
         Ok(Some(_)) => body.peek_payload(HEAD).await,
-        Ok(None) => return Ok(false),
+        Ok(None) => return Ok(None),
         Err(error) => Err(error),
     };
     match peeked {
-        Ok(head) => Ok(wire::fields(&head).flatten().any(|field| field.number == SUCCEEDED)),
+        Ok(head) => Ok(Some(wire::fields(&head).flatten().any(|field| field.number == SUCCEEDED))),
         Err(ReadError::Broken(error)) => Err(answer.broken(&error)),
         // What is no message says nothing, and goes on as it is.
-        Err(_) => Ok(false),
+        Err(_) => Ok(None),
     }
 }
 

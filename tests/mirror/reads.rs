@@ -3,7 +3,7 @@
 use crate::{
     DEADLINE, Stage,
     client::Reply,
-    kv::{Kv, count, list, one},
+    kv::{Answer, Kv, count, list, one},
     seawall, warm,
 };
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{
-        RangeRequest, RangeResponse, RangeStreamResponse,
+        DeleteRangeRequest, DeleteRangeResponse, RangeRequest, RangeResponse, RangeStreamResponse,
         range_request::{SortOrder, SortTarget},
     },
 };
@@ -263,6 +263,27 @@ async fn a_quota_of_bytes_knows_what_lies_in_memory() -> Result<()> {
     let full = ours.put(&pod(7), "small").await.err().context("it is stored")?;
     ensure!(full.to_string().contains("seawall: pods:"), "{full:?}");
     ours.put(&pod(0), "as small").await?;
+    Ok(())
+}
+
+/// What guards count in memory is what etcd has by then, whoever has put it there just before.
+#[tokio::test]
+async fn a_wide_delete_is_counted_in_memory_as_at_etcd() -> Result<()> {
+    let stage = Stage::protected("deletes: {keys_max: 5}").await?;
+    let (ours, theirs) = (stage.through().await?, stage.direct().await?);
+    theirs.put(&pod(0), "1").await?;
+    stage.warm(PODS).await?;
+    for namespace in 0..20 {
+        let below = format!("{PODS}{namespace}/");
+        for name in 0..6 {
+            theirs.put(&format!("{below}{name}"), "1").await?;
+        }
+        let RangeRequest { key, range_end, .. } = list(&below);
+        let request = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
+        let answer: Answer<DeleteRangeResponse> = ours.ask(Method::DeleteRange, &request).await?;
+        let refused = answer.err().context("it is deleted")?;
+        ensure!(refused.text.contains("this deletes 6 keys, and 5 are let"), "{refused:?}");
+    }
     Ok(())
 }
 

@@ -1,15 +1,113 @@
 //! What may be stored, and what may be deleted.
 
-use crate::{Stage, delete, operator, put_if};
+use crate::{Answer, Stage, delete, operator, put_if};
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 use seawall::etcd::{
     method::Method,
-    proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op::Request},
+    proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
 };
 use seawall_testkit::eventually;
 use tonic::Code;
 
 const CONFIGMAPS: &str = "/registry/configmaps/";
+
+/// Ranges that etcd has walked, for Seawall's own looks at it too.
+pub(crate) async fn ranges(stage: &Stage) -> Result<u64> {
+    let (_, text) = crate::operator::get(stage.etcd.member(0).address(), "/metrics").await?;
+    let name = "etcd_mvcc_range_total ";
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).context("no such metric")?;
+    Ok(value.parse::<f64>()? as u64)
+}
+
+/// Creates so many objects in a namespace at once, and tells how many were not refused.
+async fn create_at_once(
+    stage: &Stage,
+    namespace: &str,
+    names: std::ops::Range<usize>,
+) -> Result<usize> {
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(stage.through().await?);
+    }
+    let create = async |number: usize| {
+        let key = format!("{CONFIGMAPS}{namespace}/{number}");
+        anyhow::Ok(clients[number % clients.len()].create(&key, "1").await?.is_ok())
+    };
+    let created = try_join_all(names.map(create)).await?;
+    Ok(created.into_iter().filter(|created| *created).count())
+}
+
+fn of_a_hundred() -> String {
+    "rules:\n- name: maps\n  match: {prefixes: [/registry/configmaps]}\n  \
+     quota: {objects: 100, per_namespace: true}"
+        .into()
+}
+
+/// 500 creates at a full quota made 525 ranges over all of its keys, at an etcd that was to be spared.
+#[tokio::test]
+async fn a_burst_at_a_full_quota_costs_a_handful_of_counts() -> Result<()> {
+    let stage = Stage::start(&of_a_hundred()).await?;
+    ensure!(create_at_once(&stage, "a", 0..100).await? == 100);
+    let before = ranges(&stage).await?;
+    ensure!(create_at_once(&stage, "a", 100..600).await? == 0, "the quota is full");
+    let walked = ranges(&stage).await? - before;
+    // A count a second at most, and what Seawall asks anyway.
+    ensure!(walked < 250, "{walked} ranges for 500 creates");
+    Ok(())
+}
+
+/// Of 90 creates at once 9 were refused, with room for 100; counts had counted them twice.
+#[tokio::test]
+async fn creates_at_once_get_all_the_room_there_is_and_no_more() -> Result<()> {
+    let stage = Stage::start(&of_a_hundred()).await?;
+    let direct = stage.direct().await?;
+    for namespace in ["a", "b", "c", "d", "e"] {
+        ensure!(create_at_once(&stage, namespace, 0..90).await? == 90, "there is room for 100");
+        ensure!(create_at_once(&stage, namespace, 90..150).await? == 10, "there is room for 10");
+        let list = crate::list(&format!("{CONFIGMAPS}{namespace}/"));
+        let stored = direct.range(&list).await?.ok().context("no answer")?.count;
+        ensure!(stored == 100, "{stored} are stored");
+    }
+    Ok(())
+}
+
+fn puts(keys: impl IntoIterator<Item = String>) -> Vec<RequestOp> {
+    let put =
+        |key: String| PutRequest { key: key.into(), value: "1".into(), ..PutRequest::default() };
+    let op = |key| RequestOp { request: Some(Request::RequestPut(put(key))) };
+    keys.into_iter().map(op).collect()
+}
+
+/// A transaction that compared a key elsewhere stored what it liked, and a hundred puts passed for one.
+#[tokio::test]
+async fn all_that_a_transaction_puts_needs_room() -> Result<()> {
+    let stage = Stage::start(
+        "rules:\n- name: maps\n  match: {prefixes: [/registry/configmaps]}\n  quota: {objects: 50}",
+    )
+    .await?;
+    let (kv, direct) = (stage.through().await?, stage.direct().await?);
+    for number in 0..40 {
+        direct.put(&format!("{CONFIGMAPS}a/{number}"), "1").await?.ok().context("refused")?;
+    }
+    let maps =
+        |names: std::ops::Range<usize>| puts(names.map(|number| format!("{CONFIGMAPS}a/{number}")));
+    let compare = put_if("/elsewhere", 0, Vec::new()).compare;
+    let transact = async |success: Vec<RequestOp>| {
+        let request = TxnRequest { compare: compare.clone(), success, ..TxnRequest::default() };
+        let answer: Answer<TxnResponse> = kv.ask(Method::Txn, &request).await?;
+        anyhow::Ok(answer)
+    };
+    let full = transact(maps(0..100)).await?.err().context("60 new keys are put")?;
+    ensure!(full.text.contains("database space exceeded (seawall: maps:"), "{full:?}");
+    let nested = TxnRequest { success: maps(40..51), ..TxnRequest::default() };
+    let nested = vec![RequestOp { request: Some(Request::RequestTxn(nested)) }];
+    ensure!(transact(nested).await?.is_err(), "eleven new keys are put");
+    for (names, why) in [(0..40, "an update is refused"), (0..50, "there is room for ten")] {
+        ensure!(transact(maps(names)).await?.is_ok_and(|answer| answer.succeeded), "{why}");
+    }
+    Ok(())
+}
 
 #[tokio::test]
 async fn each_namespace_has_its_quota() -> Result<()> {

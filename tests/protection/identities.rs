@@ -10,14 +10,14 @@ use tonic::Code;
 
 const SECRETS: &str = "/registry/secrets/";
 
-async fn login(stage: &Stage, name: &str) -> Result<Kv> {
+pub(crate) async fn login(stage: &Stage, name: &str) -> Result<Kv> {
     let kv = stage.through().await?;
     let request = AuthenticateRequest { name: name.into(), password: "p".into() };
     let answer: Result<AuthenticateResponse, _> = kv.ask(Method::Authenticate, &request).await?;
     Ok(kv.with("token", &answer.ok().context("no token")?.token))
 }
 
-async fn run(stage: &Stage, commands: &[&[&str]]) -> Result<()> {
+pub(crate) async fn run(stage: &Stage, commands: &[&[&str]]) -> Result<()> {
     for command in commands {
         stage.etcd.etcdctl(command).await?.success()?;
     }

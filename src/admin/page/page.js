@@ -76,7 +76,7 @@ const showProtections = ({ mode, memory, protections }) => {
     if (refused) problem("warn", protection + " refuses " + rate(refused) + " calls a second");
     if (switched) problem("warn", protection + " was switched to " + mode + " by hand");
     return { key: protection, cells: [
-      text(protection + (switched ? " (by hand)" : ""), mode === "off" ? "muted" : ""), protectionSwitch(standing), wide(number(count(standing.delayed))),
+      text(protection + (switched ? " (by hand)" : ""), mode === "off" ? "muted" : ""), protection === "memory" ? text(mode) : protectionSwitch(standing), wide(number(count(standing.delayed))),
       number(count(standing.refused), refused ? "warn" : ""), wide(number(count(standing.would_delay))), wide(number(count(standing.would_refuse))),
     ] };
   });

@@ -359,7 +359,11 @@ fn protections(snapshot: &Snapshot) -> Table {
             count(standing.would_refuse as f64),
             count(standing.would_delay as f64),
         ],
-        enter: Enter::Switch(standing.protection.clone()),
+        enter: match &standing.protection[..] {
+            // The bound of what is held is there to stay.
+            "memory" => Enter::Nowhere,
+            protection => Enter::Switch(protection.to_owned()),
+        },
     });
     Table { columns, rows: rows.collect() }
 }
