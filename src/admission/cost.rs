@@ -201,7 +201,7 @@ pub(super) fn settle(limits: &[Arc<Limits>], estimate: Cost, cost: Cost) {
 }
 
 /// Whether calls like it read many keys, so that one tells something of the next.
-fn is_many(subject: &Subject) -> bool {
+pub(super) fn is_many(subject: &Subject) -> bool {
     Line::of(subject.class) == Some(Line::Lists)
 }
 
@@ -246,7 +246,8 @@ mod tests {
         answered: Answered,
     ) -> Cost {
         let mut permit = enter(protection, subject).await;
-        permit.take_charge(protection).settle(&"main".into(), subject, seen, answered);
+        let charge = permit.take_charge(protection, subject).expect("a charge");
+        charge.settle(&"main".into(), subject, seen, answered);
         if answered == Answered::Cut { seen.max(permit.estimate()) } else { seen }
     }
 

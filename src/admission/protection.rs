@@ -3,7 +3,7 @@
 use super::{
     Charge, Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode,
     Plan, Refusal, RefusalKind, Slot, SpaceConfig, Subject,
-    cost::settle,
+    cost::{is_many, settle},
     gate::wait,
     metrics::Metrics,
     rules::{Limits, RunningRule},
@@ -425,10 +425,18 @@ impl Permit {
         settle(&self.charged, self.estimate, cost);
     }
 
-    /// What it was charged with, for who learns what the call has cost.
-    pub fn take_charge(&mut self, protection: &Arc<Protection>) -> Charge {
+    /// What it was charged with, for who learns what the call has cost; `None` where nothing hangs on
+    /// that.
+    pub fn take_charge(
+        &mut self,
+        protection: &Arc<Protection>,
+        subject: &Subject,
+    ) -> Option<Charge> {
         let limits = std::mem::take(&mut self.charged);
-        Charge { protection: Arc::clone(protection), limits, estimate: self.estimate }
+        let matters = !limits.is_empty() || is_many(subject);
+        let charge =
+            || Charge { protection: Arc::clone(protection), limits, estimate: self.estimate };
+        matters.then(charge)
     }
 
     /// The same for a write by which this grows.

@@ -269,7 +269,7 @@ pub struct Account {
     pub limit: u64,
     /// What the call has cost etcd, if that is not to be told from its answer.
     pub cost: Option<Cost>,
-    /// What it was charged with, if it went to etcd by itself.
+    /// What it was charged with, if it went to etcd by itself and that is of use.
     pub charge: Option<Charge>,
     /// Time it waited for rates and stood in queues.
     pub waited: Duration,
@@ -369,12 +369,11 @@ impl Record {
     /// What the call has cost etcd, as far as its answer tells: what was sent of it, and how many keys
     /// etcd says that there were, or that many bytes mean.
     fn cost(&self, account: &Account, code: Code) -> Cost {
-        let Account { cost, charge: Some(charge), subject, .. } = account else {
-            return account.cost.unwrap_or(Cost { keys: 1, bytes: self.bytes });
-        };
+        let Account { cost, charge, subject, .. } = account;
         let ranges = matches!(self.method, Some(Method::Range | Method::RangeStream));
         let told = || self.end.count().filter(|_| ranges && code == Code::Ok);
-        let keys = || told().unwrap_or_else(|| charge.keys_of(subject, self.bytes)).max(1);
+        let meant = || Some(charge.as_ref()?.keys_of(subject, self.bytes));
+        let keys = || told().or_else(meant).unwrap_or_default().max(1);
         cost.unwrap_or_else(|| Cost { keys: keys(), bytes: self.bytes })
     }
 
@@ -466,7 +465,7 @@ mod tests {
             request_bytes: 0,
             limit: 0,
             cost: None,
-            charge: Some(enter().await.take_charge(&protection)),
+            charge: enter().await.take_charge(&protection, &subject),
             waited: Duration::ZERO,
         });
         record.look(answer);

@@ -201,7 +201,7 @@ impl Context {
         let mut entered = responder.unless_gone(Box::pin(entering)).await?;
         if let (Ok(permit), Some(account)) = (&mut entered, responder.record.account()) {
             account.waited += permit.waited;
-            account.charge = Some(permit.take_charge(protection));
+            account.charge = permit.take_charge(protection, subject);
         }
         Ok(entered.map_err(Error::from))
     }
