@@ -101,7 +101,7 @@ struct State {
 
 impl Queue {
     pub fn new(config: QueueConfig) -> Self {
-        let state = State { observed: Observed::new(config.clone()), turns: Turns::new(config) };
+        let state = State { observed: Observed::new(&config), turns: Turns::new(config) };
         Self { state: Mutex::new(state) }
     }
 
@@ -181,7 +181,7 @@ impl Queue {
 
     pub fn reconfigure(self: &Arc<Self>, config: QueueConfig) {
         let mut state = self.state.lock();
-        state.observed.reconfigure(config.clone(), Instant::now());
+        state.observed.reconfigure(&config, Instant::now());
         state.turns.reconfigure(config);
         self.dispatch(&mut state);
     }

@@ -55,7 +55,7 @@ fn count(refused: &[Counter]) {
 const WAITING_MAX: usize = 100_000;
 
 impl Observed {
-    pub(super) fn new(config: QueueConfig) -> Self {
+    pub(super) fn new(config: &QueueConfig) -> Self {
         let turns = Turns::new(bounded(config));
         Self { turns, calls: HashMap::new(), agenda: BTreeSet::new(), arrived: 0 }
     }
@@ -117,7 +117,7 @@ impl Observed {
         self.dispatch(now);
     }
 
-    pub(super) fn reconfigure(&mut self, config: QueueConfig, now: Instant) {
+    pub(super) fn reconfigure(&mut self, config: &QueueConfig, now: Instant) {
         self.advance(now);
         self.turns.reconfigure(bounded(config));
         self.dispatch(now);
@@ -173,6 +173,6 @@ impl Observed {
     }
 }
 
-fn bounded(config: QueueConfig) -> QueueConfig {
-    QueueConfig { length_max: config.length_max.min(WAITING_MAX), ..config }
+fn bounded(config: &QueueConfig) -> QueueConfig {
+    QueueConfig { length_max: config.length_max.min(WAITING_MAX), ..config.clone() }
 }
