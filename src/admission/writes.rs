@@ -525,7 +525,8 @@ async fn new_keys(
 ) -> Result<Stored, Denied> {
     let mut new = Stored::default();
     for (number, Put { key, size }) in puts.iter().enumerate() {
-        if is_enough(new) {
+        // Where more is stored than may be, nothing new is too much already.
+        if new.keys > 0 && is_enough(new) {
             break;
         }
         let key = KeyRange::single(key.clone());

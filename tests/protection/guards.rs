@@ -1,6 +1,6 @@
 //! What may be stored, and what may be deleted.
 
-use crate::{Answer, Stage, delete, operator, put_if};
+use crate::{Answer, Kv, Stage, delete, operator, put_if};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use seawall::etcd::{
@@ -168,6 +168,12 @@ async fn a_put_that_changes_a_key_needs_no_room() -> Result<()> {
     }
     ensure!(kv.put(&format!("{CONFIGMAPS}a/1"), "2").await?.is_ok(), "it is there already");
     ensure!(kv.put(&format!("{CONFIGMAPS}a/3"), "1").await?.is_err(), "it is new");
+    // Nor does it where others have stored more than may be.
+    let (other, direct) = (stage.another().await?, stage.direct().await?);
+    direct.put(&format!("{CONFIGMAPS}a/3"), "1").await?.ok().context("a put is refused")?;
+    let kv = Kv::connect(other.address("main")?).await?;
+    ensure!(kv.put(&format!("{CONFIGMAPS}a/1"), "3").await?.is_ok(), "it is there already");
+    ensure!(kv.put(&format!("{CONFIGMAPS}a/4"), "1").await?.is_err(), "it is new");
     Ok(())
 }
 
