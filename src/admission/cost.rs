@@ -93,9 +93,10 @@ impl Costs {
         Some(Cost { keys: read(&seen.keys), bytes: read(&seen.bytes) })
     }
 
-    /// The same, or what is assumed of a request of its shape.
+    /// The same, or what is assumed of a request of its shape; of a small one there is nothing to learn.
     pub fn estimate(&self, cluster: &Arc<str>, subject: &Subject) -> Cost {
-        self.learnt(cluster, subject).unwrap_or_else(|| assumed(subject))
+        let learnt = if is_many(subject) { self.learnt(cluster, subject) } else { None };
+        learnt.unwrap_or_else(|| assumed(subject))
     }
 
     /// `subject` has cost so much.

@@ -137,6 +137,9 @@ impl Held {
     #[must_use]
     pub fn grow_to(&mut self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return true;
+        }
         let Some(taken) = self.memory.try_hold(more) else { return false };
         self.merge(taken);
         true

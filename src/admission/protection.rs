@@ -199,9 +199,16 @@ impl Protection {
         deadline: Option<Instant>,
     ) -> Result<Permit, Denied> {
         let mut permit = self.charge(gate, subject, plan, deadline).await?;
-        let turn = self.turn(gate, subject, plan, deadline).await?;
-        permit.slots.extend(turn.slots);
-        permit.waited += turn.waited;
+        let (units, began) = (permit.estimate.units(), Instant::now());
+        match gate.enter(self.queues(plan), subject, plan, units, deadline).await {
+            Ok(slot) => permit.slots.extend(slot),
+            Err(denied) => {
+                // It has cost etcd nothing.
+                permit.settle(Cost::default());
+                return Err(denied);
+            }
+        }
+        permit.waited += began.elapsed();
         Ok(permit)
     }
 

@@ -25,6 +25,8 @@ pub enum Kind {
     Size,
     /// It is not allowed.
     Forbidden,
+    /// It deletes more keys than is allowed.
+    WideDelete,
 }
 
 /// After etcd's own words for the case, so that whoever searches for those finds this.
@@ -34,7 +36,7 @@ impl fmt::Display for Refusal {
             Kind::Load => "etcdserver: too many requests",
             Kind::Space => "etcdserver: mvcc: database space exceeded",
             Kind::Size => "etcdserver: request is too large",
-            Kind::Forbidden => "etcdserver: permission denied",
+            Kind::Forbidden | Kind::WideDelete => "etcdserver: permission denied",
         };
         let Self { rule, reason, remedy, .. } = self;
         write!(f, "{etcd} (seawall: {rule}: {reason}; {remedy})")

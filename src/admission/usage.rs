@@ -16,6 +16,11 @@ pub trait Census: Sync {
 
     /// Mean bytes of the key-values of a range, where that is known without asking.
     fn mean_size(&self, range: &KeyRange) -> Option<f64>;
+
+    /// Whether it is asked in the name of a client that etcd knows.
+    fn is_named(&self) -> bool {
+        false
+    }
 }
 
 /// Why something was not counted.
@@ -72,6 +77,8 @@ enum Outcome {
 struct State {
     /// When the newest count that came to something was begun.
     counted: Option<Instant>,
+    /// When the last one ended, if it came to nothing.
+    failed: Option<Instant>,
     /// Counts that came to something, and those that ended in any way.
     counts: u64,
     ended: u64,
@@ -105,6 +112,9 @@ const AGE_MAX: Duration = Duration::from_secs(10);
 const AGE_MAX_TO_REFUSE: Duration = Duration::from_secs(1);
 /// ... and after this long nothing is, when it could not be counted again.
 const AGE_MAX_UNCOUNTED: Duration = Duration::from_secs(60);
+
+/// Where a count came to nothing the next one is not before this, or writes would wait for one each.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is being added is waited for as long as this before it is counted.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
@@ -160,12 +170,14 @@ impl Usage {
     }
 
     async fn count_now(&self, range: &KeyRange, census: &dyn Census) {
+        // It may also be given up.
         let (began, before) = (Instant::now(), *self.state.lock());
+        let mut attempt = Attempt { usage: self, began, ended: None };
         let counted = census.count(range).await;
+        attempt.ended = Some(counted.is_ok());
+        let Ok(counted) = counted else { return };
         let mean_size = census.mean_size(range);
         let mut state = self.state.lock();
-        state.ended += 1;
-        let Ok(counted) = counted else { return };
         let meanwhile = state.added - before.added;
         state.counts += 1;
         state.counted = Some(began);
@@ -212,6 +224,24 @@ impl Usage {
     }
 }
 
+/// A count, until it ends in any way.
+struct Attempt<'u> {
+    usage: &'u Usage,
+    began: Instant,
+    /// Whether it has come to something; `None` while it goes on, or when it was given up.
+    ended: Option<bool>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut state = self.usage.state.lock();
+        state.ended += u64::from(self.ended.is_some());
+        // Whoever left at once says nothing of etcd, and whoever waited in vain does.
+        let failed = !self.ended.unwrap_or_else(|| self.began.elapsed() < RETRY_AFTER);
+        state.failed = failed.then(Instant::now);
+    }
+}
+
 impl Growth {
     /// It is on its way to etcd: whoever does not hear of it again cannot tell what became of it.
     pub(super) fn send(&mut self) {
@@ -244,7 +274,8 @@ impl Drop for Growth {
 impl State {
     /// `last` is the number of the count that decides, whatever comes of it.
     fn due(&self, last: u64, exceeds: impl Fn(Stored) -> bool) -> Due {
-        if self.ended >= last {
+        let has_failed = self.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
+        if self.ended >= last || has_failed {
             return Due::No;
         }
         let Some(counted) = self.counted else { return Due::Now };

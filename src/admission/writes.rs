@@ -227,8 +227,10 @@ impl Protection {
     ) -> Result<Result<u64, Uncounted>, Denied> {
         let current = self.current.load_full();
         let (wide, flow) = (&current.writes.wide, Flow::of((&gate.cluster, range)));
+        // What a client with a name at etcd may know of it only etcd knows.
+        let shared = !asking.census.is_named();
         match wide.get(&flow) {
-            Some((began, keys)) if began.elapsed() < WIDE_FOR && keys > most => {
+            Some((began, keys)) if shared && began.elapsed() < WIDE_FOR && keys > most => {
                 return Ok(Ok(keys));
             }
             _ => {}
@@ -236,6 +238,7 @@ impl Protection {
         let began = Instant::now();
         let counted = asking.count(range).await?;
         if let Ok(keys) = counted
+            && shared
             && keys > most
         {
             wide.insert(flow, (began, keys));
@@ -254,12 +257,12 @@ impl Protection {
         let reason = format!("{width}, and {keys_max} are let at once");
         match &bound.rule {
             Some(running) => {
-                running.refuse(mode, RefusalKind::Forbidden, reason, RULE_OVERRIDE)?;
+                running.refuse(mode, RefusalKind::WideDelete, reason, RULE_OVERRIDE)?;
                 whom.0.would_refuse(whom.1);
                 Ok(())
             }
             None => refuse(whom, mode, &self.current().writes.deletes, "deletes", || {
-                (RefusalKind::Forbidden, reason, OVERRIDE)
+                (RefusalKind::WideDelete, reason, OVERRIDE)
             }),
         }
     }

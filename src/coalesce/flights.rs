@@ -135,6 +135,11 @@ impl<K: Key, T: Outcome> Flights<K, T> {
         waiter
     }
 
+    /// Joins the batch that is open for `key`, if there is one with room.
+    pub fn join_open(&self, key: &K) -> Option<Waiter<T>> {
+        self.wait(self.book.lock().open(key)?).ok()
+    }
+
     fn lead(self: &Arc<Self>, key: K, worker: usize, began: bool) -> Lead<K, T> {
         Lead { flights: Arc::clone(self), key, worker, began }
     }

@@ -42,6 +42,10 @@ impl Census for Counting<'_> {
         let totals = snapshot.totals(range);
         (totals.count > 0).then(|| totals.bytes as f64 / totals.count as f64)
     }
+
+    fn is_named(&self) -> bool {
+        has_token(&self.headers)
+    }
 }
 
 impl Counting<'_> {
@@ -49,7 +53,7 @@ impl Counting<'_> {
     async fn recall(&self, range: &KeyRange) -> Option<u64> {
         let mirror = self.mirror;
         // One key is as quickly asked for, and what a client may see only etcd knows.
-        if !self.recalls || range.as_single().is_some() || has_token(&self.headers) {
+        if !self.recalls || range.as_single().is_some() || self.is_named() {
             return None;
         }
         let collection = mirror.collection(range, false).ok().filter(|known| !known.is_off())?;

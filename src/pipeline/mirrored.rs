@@ -1,7 +1,7 @@
 //! Answers from memory, at a revision that etcd names after the call has arrived.
 
 use super::{
-    Failure, Patience, Read, Responder,
+    Patience, Read, Responder,
     answering::{Answering, CHUNK},
 };
 use crate::{
@@ -197,9 +197,7 @@ impl Read {
         let flown = Arc::new(self.at_one_key(revision)).share().await;
         let whole = match flown {
             Ok(whole) => whole,
-            Err(Failure::Denied(_) | Failure::Upstream(_) | Failure::TooLarge) => {
-                return Err(Pass::Behind.into());
-            }
+            Err(_) => return Err(Pass::Behind.into()),
         };
         let pieces = match &whole.result {
             Ok(pieces) => pieces,

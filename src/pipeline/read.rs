@@ -8,7 +8,7 @@ pub use reads::Reads;
 use super::{Whole, token::has_token};
 use crate::{
     admission::{Class, Cost, Denied, Gate, Held, Kind, Plan, Shape, Subject},
-    coalesce::{Fly, Given, Joined, Outcome, Seal, TooMany},
+    coalesce::{Fly, Given, Joined, Outcome, Seal, TooMany, Waiter},
     etcd::{
         key_range::KeyRange,
         method::{Effect, Method},
@@ -59,6 +59,9 @@ pub enum Failure {
     Denied(Denied),
     /// It is larger than what may be held: each is to read it for itself.
     TooLarge,
+    /// It was larger than was thought, and there is no room for it now. Whoever asks again waits for
+    /// as much.
+    NoRoom,
 }
 
 /// Metadata that makes no difference to the answer and must not be that of one waiter.
@@ -71,6 +74,23 @@ pub fn is_shareable(request: &RangeRequest, kind: Kind) -> bool {
 }
 
 impl Read {
+    /// Joins those who wait for the same answer, if there are any whose read has not left: that
+    /// costs etcd nothing.
+    pub fn join(&self) -> Option<Waiter<Flown>> {
+        if !self.reads.protection.coalesces(&self.plan) {
+            return None;
+        }
+        let waiter = self.reads.flights.join_open(&self.key());
+        self.reads.metrics.reads.inc_by(u64::from(waiter.is_some()));
+        waiter
+    }
+
+    /// What those get who wait together.
+    pub async fn joined(waiter: Waiter<Flown>) -> Flown {
+        let lost = || upstream::Error::Lost { member: "none".into(), reason: "given up".into() };
+        waiter.outcome().await.unwrap_or_else(|| Err(Failure::Upstream(lost())))
+    }
+
     /// The answer, be it that of an earlier read, of one that others wait for, or of its own.
     pub async fn answer(self: Arc<Self>) -> Flown {
         if !self.reads.protection.coalesces(&self.plan) {
@@ -109,8 +129,7 @@ impl Read {
             // It may have to wait for its turn, and is joined until then.
             flights.queue(key, worker, fly).map_err(too_many)?
         };
-        let lost = || upstream::Error::Lost { member: "none".into(), reason: "given up".into() };
-        waiter.outcome().await.unwrap_or_else(|| Err(Failure::Upstream(lost())))
+        Self::joined(waiter).await
     }
 
     /// Refuses the call at once if no read that is begun now would be answered in its time.
@@ -189,9 +208,7 @@ impl Read {
         let mut answer =
             self.cluster.call(&outbound, Effect::Read).await.map_err(Failure::Upstream)?;
         let length = answer.length().await.map_err(Failure::Upstream)?.unwrap_or(0) as u64;
-        if !self.fits(&mut held, length) {
-            return Err(Failure::TooLarge);
-        }
+        self.make_room(&mut held, Cost { keys: 1, bytes: length })?;
         let message =
             match answer.message_up_to(u32::MAX as usize).await.map_err(Failure::Upstream)? {
                 Ok(message) => message,
@@ -210,21 +227,25 @@ impl Read {
         Ok(self.ready(Assembly::of(page), cost, held))
     }
 
-    /// Takes the room that an answer of `bytes` needs; small ones need none.
-    fn fits(&self, held: &mut Option<Held>, bytes: u64) -> bool {
+    /// Takes the room that an answer needs of which so much is `seen`; small ones need none. Where it
+    /// is not to be had, the next one need not begin to find that out.
+    fn make_room(&self, held: &mut Option<Held>, seen: Cost) -> Result<(), Failure> {
         let memory = &self.reads.protection.memory;
-        if bytes > memory.limit() {
-            self.learn_too_large(Cost { keys: 1, bytes });
-            return false;
+        if seen.bytes > memory.limit() {
+            self.learn(seen);
+            return Err(Failure::TooLarge);
         }
-        match held {
-            Some(held) => held.grow_to(bytes),
-            None if bytes <= SMALL_BYTES => true,
-            None => {
-                *held = memory.try_hold(bytes);
-                held.is_some()
-            }
+        if let Some(held) = held {
+            let grown = held.grow_to(seen.bytes);
+            return grown.then_some(()).ok_or_else(|| {
+                self.learn(seen);
+                Failure::NoRoom
+            });
         }
+        if seen.bytes > SMALL_BYTES {
+            *held = Some(memory.try_hold(seen.bytes).ok_or(Failure::TooLarge)?);
+        }
+        Ok(())
     }
 
     /// The answer page by page.
@@ -233,8 +254,8 @@ impl Read {
             let room = self.reads.protection.memory.limit();
             let mut pages = self.paged(outbound.clone()).up_to(room);
             match self.collect(&mut pages, &mut held).await {
-                Ok(None) => return Err(Failure::TooLarge),
-                Ok(Some(list)) => {
+                Ok(Err(failure)) => return Err(failure),
+                Ok(Ok(list)) => {
                     let cost = Cost { keys: list.count() as u64, bytes: list.bytes() };
                     return Ok(self.ready(list, cost, held));
                 }
@@ -245,7 +266,7 @@ impl Read {
                 Err(Stopped::Refused(status)) => return Ok(Whole::refused(status)),
                 Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
                 Err(Stopped::TooLarge { length }) => {
-                    self.learn_too_large(Cost { keys: 1, bytes: length as u64 });
+                    self.learn(Cost { keys: 1, bytes: length as u64 });
                     return Err(Failure::TooLarge);
                 }
             }
@@ -253,30 +274,26 @@ impl Read {
         self.whole(outbound, held).await
     }
 
-    /// The next one need not begin to find it out.
-    fn learn_too_large(&self, cost: Cost) {
+    fn learn(&self, cost: Cost) {
         self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
     }
 
-    /// Reads all pages; `None` if they are more than may be held, or than there is room for.
+    /// Reads all pages, unless they are more than may be held, or than there is room for.
     async fn collect(
         &self,
         pages: &mut Pages,
         held: &mut Option<Held>,
-    ) -> Result<Option<Assembly>, Stopped> {
+    ) -> Result<Result<Assembly, Failure>, Stopped> {
         let mut list = Assembly::default();
         while let Some(page) = pages.next().await {
             self.reads.metrics.pages.inc();
             list.push(page?);
-            if list.bytes() > self.reads.protection.memory.limit() {
-                self.learn_too_large(Cost { keys: list.count() as u64, bytes: 2 * list.bytes() });
-                return Ok(None);
-            }
-            if !self.fits(held, list.bytes()) {
-                return Ok(None);
+            let seen = Cost { keys: list.count() as u64, bytes: list.bytes() };
+            if let Err(failure) = self.make_room(held, seen) {
+                return Ok(Err(failure));
             }
         }
-        Ok(Some(list))
+        Ok(Ok(list))
     }
 
     /// The list's pages, to be read one after the other.
@@ -291,7 +308,7 @@ impl Read {
 
     /// Learns what the answer cost, and keeps it where it will not change.
     fn ready(&self, list: Assembly, cost: Cost, mut held: Option<Held>) -> Whole {
-        self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+        self.learn(cost);
         if let Some(held) = &mut held {
             held.shrink(list.bytes());
         }

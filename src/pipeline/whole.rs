@@ -27,7 +27,7 @@ pub struct Whole {
     held: Option<Arc<Held>>,
     /// That it is a list, and until when it is sent to somebody.
     given: Option<Given>,
-    /// When its turn at etcd had come.
+    /// When its turn at etcd had come, and room for it.
     departed: Option<Instant>,
 }
 
@@ -45,7 +45,7 @@ impl Whole {
         Self { largest, held, given, ..Self::new(Ok(assembly.finish()), cost) }
     }
 
-    /// The same, read by a flight whose turn had come then.
+    /// The same, read by a flight that left then.
     pub fn since(self, departed: Instant) -> Self {
         Self { departed: Some(departed), ..self }
     }

@@ -168,26 +168,6 @@ impl Context {
         }
     }
 
-    /// What the rules of `plan` charge the call with, whoever reads for it.
-    pub(super) async fn charge_by(
-        &self,
-        placed: &Placed<'_>,
-        subject: &Subject,
-        plan: &Plan,
-        responder: &mut Responder,
-    ) -> Result<Result<Permit, Error>, Gone> {
-        if !plan.charges() {
-            return Ok(Ok(Permit::default()));
-        }
-        let protection = &self.edge.protection;
-        let charging = protection.charge(placed.gate(), subject, plan, self.call.deadline);
-        let charged = responder.unless_gone(Box::pin(charging)).await?;
-        if let (Ok(permit), Some(account)) = (&charged, responder.record.account()) {
-            account.waited += permit.waited;
-        }
-        Ok(charged.map_err(Error::from))
-    }
-
     /// The call's turn at etcd. What it is charged with is put right when its answer has ended.
     pub(super) async fn enter_by(
         &self,

@@ -174,10 +174,10 @@ impl Write<'_> {
 }
 
 /// Writes down that a write was refused. What came at a bad time may come again, and a delete of many
-/// keys was written down with their number.
+/// keys was written down with their number, whoever forbids it.
 fn tell_refusal(subject: &Subject, error: &Error) {
     let Error::Refused(Refusal { kind, rule, reason, .. }) = error else { return };
-    if !subject.is_write() || *kind == RefusalKind::Load || &**rule == "deletes" {
+    if !subject.is_write() || matches!(kind, RefusalKind::Load | RefusalKind::WideDelete) {
         return;
     }
     let (client, address) = (&*subject.client.name, subject.client.address);

@@ -50,11 +50,12 @@ pub(super) async fn streams(context: Context, mut incoming: Incoming, responder:
     };
     responder.record.placed(manner.class, &placed.cluster.name);
     let subject = context.subject(None, kind, None, 0);
-    let _permit = match context.enter(&placed, &subject, &mut responder).await {
-        Ok(Ok(permit)) => permit,
+    // It meets rules when it begins, and nothing while it stays.
+    match context.plan(&placed, &subject, &mut responder).await {
+        Ok(Ok(_)) => {}
         Ok(Err(error)) => return responder.status(&status::of(&error)),
         Err(Gone) => return,
-    };
+    }
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
     let exchange = match responder.unless_gone(pin!(placed.cluster.stream(&outbound))).await {
         Ok(Ok(exchange)) => exchange,

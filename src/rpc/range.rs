@@ -3,14 +3,14 @@
 use super::{Context, admit::in_turn, error::Error, kv::check_sort, merge, status};
 use crate::{
     access,
-    admission::{Cost, Plan, Shape, Subject, classify},
+    admission::{Cost, Permit, Plan, Shape, Subject, classify},
     etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
     grpc::{self, Incoming, Message},
     mirror::Pass,
     paging::{Page, Pages, Stopped, stream_chunk, stream_end},
     pipeline::{
-        self, Answering, Failure, Gone, Manner, NotMirrored, Patience, Placed, Read, Responder,
-        Whole,
+        self, Answering, Failure, Flown, Gone, Manner, NotMirrored, Patience, Placed, Read,
+        Responder, Whole,
     },
     upstream,
 };
@@ -169,39 +169,67 @@ impl Asked<'_> {
         }
     }
 
-    /// Answers with what others may get, too. The rules that this call obeys hold up nobody else.
+    /// Answers with what others may get, too.
     async fn share(self, request: RangeRequest, mut responder: Responder) {
-        let Self { context, placed, subject, plan, .. } = &self;
-        let mut permit = match context.charge_by(placed, subject, plan, &mut responder).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(error)) => return responder.status(&status::of(&error)),
-            Err(Gone) => return,
-        };
         let asked = Instant::now();
-        let reading = pin!(Arc::new(self.read(request)).answer());
-        let Ok(read) = responder.unless_gone(pin!(self.in_time(reading))).await else { return };
-        match read.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline))) {
+        let read = Arc::new(self.read(request));
+        let shared = match self.read_shared(&read, &mut responder).await {
+            Ok(Err(Failure::NoRoom)) => self.read_shared(&read, &mut responder).await,
+            shared => shared,
+        };
+        let Ok(shared) = shared else { return };
+        match shared {
             Ok(whole) => {
-                let cost = self.settled(&whole);
-                permit.settle(cost);
                 if let Some(account) = responder.record.account() {
-                    account.cost = Some(cost);
                     account.waited += whole.waited(asked);
                 }
-                let protection = &context.edge.protection;
-                in_turn(&mut permit, pin!(whole.send(responder, protection))).await;
+                whole.send(responder, &self.context.edge.protection).await;
             }
-            Err(Failure::TooLarge) => {
-                // It is charged anew as it is forwarded.
-                permit.settle(Cost::default());
-                drop(permit);
-                self.forward(responder).await;
-            }
+            Err(Failure::TooLarge | Failure::NoRoom) => self.forward(responder).await,
             Err(Failure::Upstream(error)) => {
                 responder.status(&status::of(&Error::Upstream(error)));
             }
             Err(Failure::Denied(denied)) => responder.status(&status::of(&denied.into())),
         }
+    }
+
+    /// The answer that others may get, too. The rules that this call obeys hold up nobody else, and not
+    /// this one either where it joins others.
+    async fn read_shared(
+        &self,
+        read: &Arc<Read>,
+        responder: &mut Responder,
+    ) -> Result<Flown, Gone> {
+        let Self { context, placed, subject, plan, .. } = self;
+        let open = if plan.charges() { read.join() } else { None };
+        let permit = match &open {
+            None if plan.charges() => {
+                let protection = &context.edge.protection;
+                let deadline = context.call.deadline;
+                let charging = protection.charge(placed.gate(), subject, plan, deadline);
+                match responder.unless_gone(pin!(charging)).await? {
+                    Ok(permit) => permit,
+                    Err(denied) => return Ok(Err(Failure::Denied(denied))),
+                }
+            }
+            _ => Permit::default(),
+        };
+        let reading = async {
+            match open {
+                Some(waiter) => Read::joined(waiter).await,
+                None => Arc::clone(read).answer().await,
+            }
+        };
+        let reading = pin!(reading);
+        let flown = responder.unless_gone(pin!(self.in_time(reading))).await?;
+        let flown = flown.unwrap_or(Err(Failure::Upstream(upstream::Error::Deadline)));
+        let cost = flown.as_ref().ok().map(|whole| self.settled(whole));
+        // What has failed has cost nothing, as far as is known.
+        permit.settle(cost.unwrap_or_default());
+        if let Some(account) = responder.record.account() {
+            account.cost = cost;
+        }
+        Ok(flown)
     }
 
     /// What the call has cost: all of it for the first who gets the answer, nothing for the others.

@@ -36,7 +36,7 @@ fn of_refusal(refusal: &Refusal) -> Status {
     let code = match refusal.kind {
         RefusalKind::Load | RefusalKind::Space => Code::ResourceExhausted,
         RefusalKind::Size => Code::InvalidArgument,
-        RefusalKind::Forbidden => Code::PermissionDenied,
+        RefusalKind::Forbidden | RefusalKind::WideDelete => Code::PermissionDenied,
     };
     let mut metadata = MetadataMap::new();
     if let Some(pushback) = refusal.pushback {

@@ -98,6 +98,31 @@ async fn who_leaves_a_queue_takes_nobody_along() -> Result<()> {
     held.lists(0, 0).await
 }
 
+/// Clients that were kept to one call at a time had etcd read the same list for each of them.
+#[tokio::test]
+async fn reads_that_join_others_need_no_place_of_their_own() -> Result<()> {
+    let held = Held::start(
+        "queues: {lists: {concurrency: 1, wait_max: 1h}}\nrules:\n- name: one\n  \
+         match: {prefixes: [/b]}\n  limit: {concurrency: 1, wait_max: 1h}",
+    )
+    .await?;
+    held.hold();
+    let mut reads = vec![held.ask(list("/a/"))?];
+    held.lists(1, 0).await?;
+    reads.push(held.ask(list("/b/"))?);
+    held.lists(1, 1).await?;
+    reads.extend([held.ask(list("/b/"))?, held.ask(list("/b/"))?]);
+    held.open(4.0).await?;
+    held.etcd.heal();
+    for read in reads {
+        ensure!(read.await??.is_ok_and(|answer| !answer.kvs.is_empty()));
+    }
+    let admin = held.stage.seawall.admin()?;
+    let flights = crate::operator::metric(admin, "seawall_read_flights_total").await?;
+    ensure!(flights == 2.0, "etcd was asked {flights} times");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_first_reader_of_a_key_may_leave() -> Result<()> {
     let held = Held::start("").await?;

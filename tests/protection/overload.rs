@@ -78,3 +78,31 @@ async fn lists_that_find_no_room_wait_and_nothing_else_does() -> Result<()> {
     ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 201), "the waiting list is lost");
     Ok(())
 }
+
+/// A list of which nothing was known, and that grew beyond the room there was, was read at etcd whole,
+/// by each who waited for it.
+#[tokio::test]
+async fn lists_that_grow_beyond_what_there_is_room_for_wait_for_it() -> Result<()> {
+    let stage = Stage::start("memory: 64MiB").await?;
+    let direct = stage.direct().await?;
+    for (resource, number) in (0..400).map(|n| (["pods", "secrets"][n % 2], n)) {
+        let key = format!("/registry/{resource}/{number:03}");
+        direct.put(&key, vec![b'v'; 200_000]).await?.ok();
+    }
+    let mut connection = raw::Connection::open(stage.seawall.address("main")?).await?;
+    let mut call = connection.call(Method::Range.path()).await?;
+    call.sending.send_data(encode(&list("/registry/pods/")), true)?;
+    let unread = call.answer().await?;
+    let next = stage.through().await?;
+    let waiting = tokio::spawn(async move { next.range(&list("/registry/secrets/")).await });
+    eventually(crate::client::DEADLINE, "a list that waits for memory", async || {
+        let delayed = crate::limits::counted(&stage, "delayed", "memory", "enforce").await?;
+        ensure!(delayed > 0.0, "it does not");
+        Ok(())
+    })
+    .await?;
+    drop((unread, connection));
+    let answer = waiting.await??;
+    ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 200), "the waiting list is lost");
+    Ok(())
+}
