@@ -14,7 +14,7 @@ use std::{
 #[derive(Debug)]
 pub struct Splits {
     keys: RwLock<BTreeSet<Bytes>>,
-    /// More are not remembered: 100,000 of common length are 10 MB, and stand for 100 GB of values.
+    /// More are not remembered: 100,000 of common length are 10 MB, and stand for 25 GB of values.
     keys_max: usize,
 }
 

@@ -1,6 +1,6 @@
 //! The shape of `protection`.
 
-use super::{gib, mib, millis, seconds};
+use super::{gib, kib, mib, millis, seconds};
 use crate::{
     admission::{Class, Shape},
     config::units::{Duration, Network, Percent, Rate, Size},
@@ -311,8 +311,9 @@ impl Default for Paging {
     fn default() -> Self {
         Self {
             enabled: true,
-            // Below etcd's largest request, for which it is built, and read within milliseconds.
-            page_size: mib(1),
+            // Read within a millisecond, which is how long one holds up what else etcd has to do. With
+            // 1 MiB small calls beside lists take half as long again, with 64 KiB lists cost a third more.
+            page_size: kib(256),
         }
     }
 }
