@@ -161,6 +161,8 @@ pub enum Answered {
     Streamed,
     /// It broke off, or never came. etcd reads all of it before it sends the first byte.
     Cut,
+    /// etcd has refused the request for what it says, before it read anything.
+    Refused,
 }
 
 impl Charge {
@@ -183,7 +185,8 @@ impl Charge {
             // The bytes of a write go the other way.
             Answered::Whole if !subject.is_write() => seen,
             Answered::Streamed => seen,
-            _ => seen.max(self.estimate),
+            Answered::Refused => Cost::default(),
+            Answered::Whole | Answered::Cut => seen.max(self.estimate),
         };
         settle(&self.limits, self.estimate, cost);
         // What has broken off would have cost at least so much.

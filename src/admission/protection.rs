@@ -56,6 +56,9 @@ pub(super) struct Modes {
 /// Leave to go to etcd: its place there is given back when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
+    /// In the queue of its class.
+    turn: Option<Slot>,
+    /// By rules.
     pub(super) slots: Vec<Slot>,
     pub(super) charged: Vec<Arc<Limits>>,
     /// What was charged.
@@ -201,9 +204,8 @@ impl Protection {
         let mut permit = self.charge(gate, subject, plan, deadline).await?;
         let (units, began) = (permit.estimate.units(), Instant::now());
         match gate.enter(self.queues(plan), subject, plan, units, deadline).await {
-            Ok(slot) => permit.slots.extend(slot),
+            Ok(slot) => permit.turn = slot,
             Err(denied) => {
-                // It has cost etcd nothing.
                 permit.settle(Cost::default());
                 return Err(denied);
             }
@@ -228,7 +230,10 @@ impl Protection {
         let estimate = self.costs.estimate(&gate.cluster, subject);
         let mut permit = Permit { estimate, ..Permit::default() };
         for running in &plan.rules {
-            running.charge(gate, subject, &mut permit, deadline).await?;
+            if let Err(denied) = running.charge(gate, subject, &mut permit, deadline).await {
+                permit.settle(Cost::default());
+                return Err(denied);
+            }
         }
         permit.waited = began.elapsed();
         Ok(permit)
@@ -248,9 +253,8 @@ impl Protection {
     ) -> Result<Permit, Denied> {
         let began = Instant::now();
         let estimate = self.costs.estimate(&gate.cluster, subject);
-        let slot = gate.enter(self.queues(plan), subject, plan, estimate.units(), deadline).await?;
-        let slots = slot.into_iter().collect();
-        Ok(Permit { slots, estimate, waited: began.elapsed(), ..Permit::default() })
+        let turn = gate.enter(self.queues(plan), subject, plan, estimate.units(), deadline).await?;
+        Ok(Permit { turn, estimate, waited: began.elapsed(), ..Permit::default() })
     }
 
     /// Whether a call that does not enter by itself, but waits for a read that others may share,
@@ -466,9 +470,10 @@ impl Permit {
         self.growth.drain(..).for_each(|growth| growth.end(stored));
     }
 
-    /// Gives the call's turn back while the call goes on; what it is charged with stays.
-    pub fn leave(&mut self) {
-        self.slots.clear();
+    /// Gives the call's turn among those of its class back while the call goes on. What rules have
+    /// charged it with stays, and so do its places under their concurrency.
+    pub fn leave_queue(&mut self) {
+        self.turn = None;
     }
 
     /// What was charged.

@@ -112,7 +112,7 @@ impl Queue {
     /// When the queue is full, or the turn would come or has come too late.
     pub async fn enter(self: &Arc<Self>, ticket: Ticket) -> Result<Slot, Turned> {
         let started = Instant::now();
-        let (turn, mut stay, until, expires) = {
+        let (mut stay, until, expires) = {
             let turns = &mut self.state.lock().turns;
             if turns.pass() {
                 return Ok(self.slot(started, None));
@@ -122,17 +122,13 @@ impl Queue {
             let (pass, turn) = oneshot::channel();
             let (place, displaced) = turns.wait(&ticket, pass);
             if let Some(displaced) = displaced {
-                // One that has left by itself does not mind.
-                drop(displaced.send(Err(full)));
+                tell(displaced, Err(full));
             }
             let (until, expires) = ticket.patience(started, turns.config.wait_max);
-            (turn, Stay { queue: self, place, ticket: &ticket, told: false }, until, expires)
+            (Stay { queue: self, place, ticket: &ticket, turn }, until, expires)
         };
-        match timeout_at(until, turn).await {
-            Ok(Ok(told)) => {
-                stay.told = true;
-                told
-            }
+        match timeout_at(until, &mut stay.turn).await {
+            Ok(Ok(told)) => told,
             // The queue keeps every sender until it has sent, and lives as long as its callers.
             Ok(Err(_)) => Err(Turned::Expired),
             Err(_) if expires => Err(Turned::Expired),
@@ -200,13 +196,15 @@ impl Queue {
 
     fn dispatch(self: &Arc<Self>, state: &mut State) {
         while let Some(pass) = state.turns.next() {
-            if let Err(Ok(mut slot)) = pass.send(Ok(self.slot(Instant::now(), None))) {
-                // The caller has left; the lock is held, so the slot must not give itself back.
-                slot.queue = None;
-                state.turns.running -= 1;
-            }
+            tell(pass, Ok(self.slot(Instant::now(), None)));
         }
     }
+}
+
+/// Says what becomes of a call that waits, while the queue is locked.
+fn tell(caller: oneshot::Sender<Result<Slot, Turned>>, told: Result<Slot, Turned>) {
+    let heard = caller.send(told);
+    debug_assert!(heard.is_ok(), "it listens until it has left");
 }
 
 /// A caller's stay in the queue.
@@ -214,20 +212,20 @@ struct Stay<'q> {
     queue: &'q Arc<Queue>,
     place: Place,
     ticket: &'q Ticket,
-    /// Whether it knows what has become of it; else it leaves by itself.
-    told: bool,
+    turn: oneshot::Receiver<Result<Slot, Turned>>,
 }
 
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
-        if self.told {
-            return;
+        let mut state = self.queue.state.lock();
+        state.turns.waiting.leave(self.place);
+        let unheard = self.turn.try_recv();
+        // Whose place was taken has got its share back with that.
+        if let Ok(Ok(_)) = unheard {
+            state.turns.waiting.give_back(self.ticket);
         }
-        let waiting = &mut self.queue.state.lock().turns.waiting;
-        if waiting.leave(self.place).is_none() {
-            // It had a turn, which is the next one's now.
-            waiting.give_back(self.ticket);
-        }
+        // A turn that it does not take is the next one's, which takes the lock.
+        drop(state);
     }
 }
 

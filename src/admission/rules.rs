@@ -30,8 +30,8 @@ pub(super) struct RunningRule {
     limits: Cache<Flow, Arc<Limits>>,
     /// Calls that may wait for each limit of concurrency.
     length_max: AtomicUsize,
-    /// What is stored, by prefix.
-    pub(super) usages: Cache<Bytes, Arc<Usage>>,
+    /// What is stored, by cluster and prefix.
+    pub(super) usages: Cache<(Arc<str>, Bytes), Arc<Usage>>,
 }
 
 /// The limits that one client, collection or namespace has by a rule.
@@ -338,7 +338,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Config, Cost, Protection, Rate};
+    use crate::admission::{Config, Cost, Protection, Rate, Shape};
     use futures_util::FutureExt;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -375,6 +375,24 @@ mod tests {
             figures.push((rule.refused + rule.would_refuse, rule.delayed + rule.would_delay));
         }
         assert_eq!(figures, [(1, 0), (1, 0)]);
+    }
+
+    /// A rule with both limits charged calls that it then had no place for, until it refused all.
+    #[tokio::test(start_paused = true)]
+    async fn what_finds_no_place_has_cost_nothing() {
+        let cost = Some(Rate { count: 100, period: HOUR });
+        let limit = Limit { cost, burst: HOUR, concurrency: Some(1), ..Rule::fixture().limit };
+        let protection = with_rule(Mode::Enforce, Limit { wait_max: Duration::ZERO, ..limit });
+        let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
+        let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
+        let plan = protection.plan(&gate, &list, None).await.expect("it passes");
+        let enter = || protection.enter(&gate, &list, &plan, None);
+        let first = enter().await.expect("a turn");
+        for _ in 0..10 {
+            enter().await.expect_err("there is no place");
+        }
+        drop(first);
+        enter().await.expect("what it may cost is there");
     }
 
     /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.

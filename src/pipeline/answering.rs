@@ -31,7 +31,8 @@ impl Answering {
     /// Sends the next of `left` bytes as the client takes it. `None` when it takes no more.
     pub(super) async fn send(mut self, chunk: Bytes, left: usize) -> Option<Self> {
         let length = chunk.len();
-        match self.patience.send(left, self.out.send(chunk)).await {
+        let sending = self.patience.send(left, self.out.send(chunk));
+        match self.record.sending(sending).await {
             Ok(sent) => sent.ok()?,
             Err(Stalled) => {
                 self.out.reset(Stalled::REASON);

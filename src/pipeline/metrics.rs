@@ -1,7 +1,8 @@
 //! What an operator sees of the calls.
 
+use super::turn::Turn;
 use crate::{
-    admission::{Answered, Charge, Class, Cost, Subject},
+    admission::{Answered, Charge, Class, Cost, Permit, Subject},
     attribution::{Attribution, Observation},
     etcd::{
         method::{Method, Shape},
@@ -167,6 +168,7 @@ impl Metrics {
             end: End::default(),
             cell: None,
             account: None,
+            turn: None,
             span: None,
         }
     }
@@ -253,6 +255,8 @@ pub struct Record {
     /// Known once the call was placed.
     cell: Option<Arc<Cell>>,
     account: Option<Account>,
+    /// Its turn at etcd, if it has one that ends with the answer.
+    turn: Option<Box<Turn>>,
     /// Where the call is traced.
     span: Option<Box<CallSpan>>,
 }
@@ -298,6 +302,19 @@ impl Record {
     /// The account that the call is put down to, if there is one.
     pub fn account(&mut self) -> Option<&mut Account> {
         self.account.as_mut()
+    }
+
+    /// The call has its turn until its answer has ended, or its client has kept that waiting.
+    pub fn in_turn(&mut self, permit: Permit) {
+        self.turn = Some(Box::new(Turn::new(permit)));
+    }
+
+    /// What comes of `sending`, during which the answer waits for the client and not for etcd.
+    pub(super) async fn sending<T>(&mut self, sending: impl Future<Output = T>) -> T {
+        match &mut self.turn {
+            Some(turn) => turn.sending(sending).await,
+            None => sending.await,
+        }
     }
 
     pub fn add_bytes(&mut self, bytes: usize) {
@@ -380,6 +397,7 @@ impl Record {
     fn answered(&self, code: Code) -> Answered {
         match self.method.map(Method::shape) {
             _ if code == Code::Ok => Answered::Whole,
+            _ if self.bytes == 0 && is_refusal(code) => Answered::Refused,
             Some(Shape::ServerStream) => Answered::Streamed,
             _ => Answered::Cut,
         }
@@ -388,6 +406,20 @@ impl Record {
     fn is_stream(&self) -> bool {
         self.method.is_none_or(|method| method.shape() == Shape::Bidi)
     }
+}
+
+/// Whether it is said of the request itself, or of who makes it. With the others etcd may have tried.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented
+    )
 }
 
 /// Ends the span of a call. Names of keys go no further than the prefix that they share.
@@ -502,6 +534,17 @@ mod tests {
         for (method, waited) in [(Method::Range, 23), (Method::RangeStream, 2)] {
             assert_eq!(listed(method, 10_000, &[], None).await, (assumed, waited), "{method:?}");
         }
+    }
+
+    /// Who continues a list at a compacted revision, again and again, used up what its lists may cost.
+    #[tokio::test(start_paused = true)]
+    async fn what_etcd_refuses_at_once_has_cost_it_a_call() {
+        for code in [Code::OutOfRange, Code::PermissionDenied, Code::InvalidArgument] {
+            let (_, waited) = listed(Method::Range, 0, &[], Some(code)).await;
+            assert_eq!(waited, 1, "{code:?}");
+        }
+        let (_, waited) = listed(Method::Range, 0, &[], Some(Code::Unavailable)).await;
+        assert_eq!(waited, 23, "it may have tried");
     }
 
     /// A dashboard showed what a watch had sent for hours as sent in the second in which it ended.

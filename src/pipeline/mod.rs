@@ -16,6 +16,7 @@ mod relay;
 mod responder;
 mod steer;
 mod token;
+mod turn;
 mod whole;
 
 pub use answering::{Answering, send_pieces};

@@ -90,7 +90,7 @@ async fn pump(
         let chunk = chunk?;
         let length = chunk.len();
         record.look(&chunk);
-        out.send(chunk).await?;
+        record.sending(out.send(chunk)).await?;
         // Only now may etcd send as much again.
         body.release(length);
         record.add_bytes(length);

@@ -10,26 +10,10 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// What a client names in `seawall-override` to delete many keys at once.
 pub(super) const DELETES: &str = "deletes";
-
-/// An answer that takes longer waits for its client and not for etcd, and others have their turn:
-/// clients that stop reading must not keep all lists from etcd.
-const TURN_MAX: Duration = Duration::from_secs(10);
-
-/// Does the call's `work` in its turn, which ends before the work does where that takes too long.
-pub(super) async fn in_turn<T>(
-    permit: &mut Permit,
-    mut work: impl Future<Output = T> + Unpin,
-) -> T {
-    if let Ok(done) = timeout(TURN_MAX, &mut work).await {
-        return done;
-    }
-    permit.leave();
-    work.await
-}
 
 /// One request of a stream, as it is put down to its client and place.
 pub(super) fn one_of_stream<'a>(
@@ -223,51 +207,5 @@ impl Context {
     /// Whether the client insists on deleting many keys.
     pub(super) fn insists(&self) -> bool {
         self.call.overrides.as_deref() == Some(DELETES)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::{Class, Config, Gate, Protection, Shape};
-    use futures_util::FutureExt;
-    use std::{
-        future::{pending, ready},
-        pin::pin,
-    };
-
-    fn list() -> Subject {
-        Subject { class: Class::HeavyList, shape: Shape::List, ..Subject::fixture("/a/") }
-    }
-
-    async fn enter(protection: &Protection, gate: &Gate) -> Permit {
-        let entered = protection.enter(gate, &list(), &Plan::default(), None).await;
-        entered.expect("a turn")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_too_long_lets_the_next_one_have_its_turn() {
-        let protection = Protection::new(Config::fixture(), &mut Default::default());
-        let gate = protection.gate(&"main".into());
-        let mut slow = enter(&protection, &gate).await;
-        let mut unread = Box::pin(in_turn(&mut slow, Box::pin(pending::<()>())));
-        assert!((&mut unread).now_or_never().is_none());
-        let next = enter(&protection, &gate);
-        tokio::select! {
-            () = &mut unread => panic!("it ends"),
-            _permit = next => {}
-        }
-        assert_eq!(gate.lists().0, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_is_done_in_time_has_its_turn_to_the_end() {
-        let protection = Protection::new(Config::fixture(), &mut Default::default());
-        let gate = protection.gate(&"main".into());
-        let mut quick = enter(&protection, &gate).await;
-        in_turn(&mut quick, pin!(ready(()))).await;
-        assert_eq!(gate.lists().0, 1);
-        drop(quick);
-        assert_eq!(gate.lists().0, 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Methods that are only forwarded, to the default cluster or the one the client names.
 
-use super::{Context, admit::in_turn, error::Error, status};
+use super::{Context, error::Error, status};
 use crate::{
     access::Need,
     admission::{Kind, Shape, classify},
@@ -9,7 +9,11 @@ use crate::{
     pipeline::{self, Gone, Manner, Responder},
     upstream::Lane,
 };
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
+use tokio::time::timeout;
+
+/// A snapshot of a large database takes minutes, for which lists must not wait.
+const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// One message there; one back, or a stream of them.
 pub(super) async fn unary(
@@ -31,7 +35,11 @@ pub(super) async fn unary(
         return;
     };
     let manner = Manner::of(method, classify::method(method.path()).class);
-    in_turn(&mut permit, pin!(context.forward(placed, manner, &message, responder))).await;
+    let mut forwarding = pin!(context.forward(placed, manner, &message, responder));
+    if timeout(TURN_MAX, forwarding.as_mut()).await.is_err() {
+        permit.leave_queue();
+        forwarding.await;
+    }
 }
 
 /// A call of unknown shape: both directions as they come.

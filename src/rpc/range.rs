@@ -1,6 +1,6 @@
 //! `Range` and `RangeStream`: shared, paged, or forwarded as they are.
 
-use super::{Context, admit::in_turn, error::Error, kv::check_sort, merge, status};
+use super::{Context, error::Error, kv::check_sort, merge, status};
 use crate::{
     access,
     admission::{Cost, Permit, Plan, Shape, Subject, classify},
@@ -45,13 +45,13 @@ pub(super) async fn range(
             let default = context.topology.default();
             context.attribute(&default, &subject, &message, &mut responder);
             note_limit(&request, &mut responder);
-            let mut permit = match context.enter(&default, &subject, &mut responder).await {
-                Ok(Ok(permit)) => permit,
+            match context.enter(&default, &subject, &mut responder).await {
+                Ok(Ok(permit)) => responder.record.in_turn(permit),
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
-            };
+            }
             let merging = merge::range(&context, method, &request, &segments, responder);
-            return in_turn(&mut permit, Box::pin(merging)).await;
+            return Box::pin(merging).await;
         }
     };
     let subject = context.subject(method, kind, Some(keys), 0);
@@ -244,12 +244,12 @@ impl Asked<'_> {
     /// Passes the answer on as it comes.
     async fn forward(self, mut responder: Responder) {
         let Self { context, placed, manner, message, subject, plan } = self;
-        let mut permit = match context.enter_by(&placed, &subject, &plan, &mut responder).await {
-            Ok(Ok(permit)) => permit,
+        match context.enter_by(&placed, &subject, &plan, &mut responder).await {
+            Ok(Ok(permit)) => responder.record.in_turn(permit),
             Ok(Err(error)) => return responder.status(&status::of(&error)),
             Err(Gone) => return,
-        };
-        in_turn(&mut permit, pin!(context.forward(placed, manner, message, responder))).await;
+        }
+        context.forward(placed, manner, message, responder).await;
     }
 
     /// Answers `RangeStream` in front of an etcd that has none.
@@ -258,12 +258,11 @@ impl Asked<'_> {
             return responder.status(&refusal);
         }
         let (context, placed) = (self.context, self.placed);
-        let mut permit =
-            match context.enter_by(&placed, &self.subject, &self.plan, &mut responder).await {
-                Ok(Ok(permit)) => permit,
-                Ok(Err(error)) => return responder.status(&status::of(&error)),
-                Err(Gone) => return,
-            };
+        match context.enter_by(&placed, &self.subject, &self.plan, &mut responder).await {
+            Ok(Ok(permit)) => responder.record.in_turn(permit),
+            Ok(Err(error)) => return responder.status(&status::of(&error)),
+            Err(Gone) => return,
+        }
         let protection = &context.edge.protection;
         let page_bytes = protection.page_bytes().min(protection.memory.limit() / PAGES_HELD);
         let holding = protection.hold(PAGES_HELD * page_bytes, context.call.deadline);
@@ -278,7 +277,7 @@ impl Asked<'_> {
         outbound.deadline = context.call.deadline;
         let pages = read.paged(outbound).up_to(PAGES_HELD * page_bytes);
         let patience = Patience::with_room(protection);
-        in_turn(&mut permit, pin!(stream_pages(pages, &request, responder, patience))).await;
+        stream_pages(pages, &request, responder, patience).await;
     }
 }
 

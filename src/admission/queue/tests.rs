@@ -324,3 +324,21 @@ async fn who_leaves_costs_its_flow_nothing() {
     let order = order(slot, waiters).await;
     assert_eq!(order, ["patient", "impatient", "patient", "patient"]);
 }
+
+/// One whose place was taken, and who leaves without having heard of it, gets its share back once: its
+/// flow went ahead of others for that.
+#[tokio::test(start_paused = true)]
+async fn who_leaves_after_its_place_was_taken_gains_nothing() {
+    let queue = queue(1, 2);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    let mut waiters = vec![("long", waiter(&queue, ticket("long", 1.0)))];
+    let displaced = waiter(&queue, ticket("long", 1.0));
+    waiters.push(("short", waiter(&queue, ticket("short", 1.0))));
+    drop(displaced);
+    let wait_max = Duration::from_secs(30);
+    queue.reconfigure(QueueConfig { concurrency: 1, length_max: 10, wait_max });
+    for flow in ["short", "long"] {
+        waiters.push((flow, waiter(&queue, ticket(flow, 1.0))));
+    }
+    assert_eq!(order(slot, waiters).await, ["long", "short", "short", "long"]);
+}

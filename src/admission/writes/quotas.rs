@@ -50,7 +50,7 @@ impl RunningRule {
     ) -> Result<Option<Growth>, Denied> {
         let certain = subject.shape == Shape::Create;
         let range = KeyRange::prefix(prefix.clone());
-        let usage = self.usages.get_with(prefix, Arc::default);
+        let usage = self.usages.get_with((Arc::clone(&gate.cluster), prefix), Arc::default);
         let exceeds = |stored: Stored| self.exceeds(stored, addition.added);
         // Where it takes too long, what was known before decides.
         asking.in_time(usage.count(&range, asking.census, exceeds)).await?;
@@ -153,7 +153,10 @@ async fn new_keys(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Match, Quota, Rule, metrics::Metrics};
+    use crate::admission::{
+        Census, Config, Match, Protection, Quota, Rule, Uncounted, metrics::Metrics,
+    };
+    use futures_util::{FutureExt, future::BoxFuture};
 
     fn running(prefixes: &[&str], per_namespace: bool) -> RunningRule {
         let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
@@ -179,5 +182,39 @@ mod tests {
         }
         let found = running(&PODS, true).territories(&"/registry/pods/a/1".into());
         assert!(found.iter().eq(["/registry/pods/a/"]), "{found:?}");
+    }
+    /// An etcd that holds so many keys.
+    struct Holds(u64);
+
+    impl Census for Holds {
+        fn count<'c>(&'c self, _range: &'c KeyRange) -> BoxFuture<'c, Result<u64, Uncounted>> {
+            std::future::ready(Ok(self.0)).boxed()
+        }
+
+        fn mean_size(&self, _range: &KeyRange) -> Option<f64> {
+            None
+        }
+    }
+
+    /// Where two listeners have a cluster of their own each, both hold the same prefix, and what one
+    /// held was taken for what the other does.
+    #[tokio::test(start_paused = true)]
+    async fn each_cluster_has_its_own_amount() {
+        let protection = Protection::new(Config::fixture(), &mut Default::default());
+        let pod = Subject { shape: Shape::Create, ..Subject::fixture("/registry/pods/a/1") };
+        for full_first in [true, false] {
+            let rule = running(&["/registry/pods"], false);
+            let mut fits = [("full", 1), ("empty", 0)].map(async |(name, keys)| {
+                let (gate, census) = (protection.gate(&name.into()), Holds(keys));
+                let (asking, mut growth) = (Asking::new(&census, None), Vec::new());
+                rule.check_quotas(&gate, &pod, &[], &asking, &mut growth).await.is_ok()
+            });
+            if !full_first {
+                fits.reverse();
+            }
+            for (index, fits) in fits.into_iter().enumerate() {
+                assert_eq!(fits.await, (index == 1) == full_first);
+            }
+        }
     }
 }
