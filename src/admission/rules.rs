@@ -8,8 +8,9 @@ use super::{
     usage::Usage,
 };
 use bytes::Bytes;
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use std::{
+    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
@@ -65,21 +66,25 @@ pub struct Treatment {
     exempt: bool,
 }
 
-/// Clients, collections and namespaces that have limits of their own at once; one that was forgotten
-/// begins anew.
+/// Clients, collections and namespaces that have limits of their own at once, less than a KiB each.
+/// Of more than that the one that has been idle for longest begins anew, and none before: what it owes
+/// may take it hours.
 const FLOWS_MAX: u64 = 10_000;
 
-/// Limits that nobody ran into for this long are forgotten; any burst is restored by then.
-const FLOW_IDLE: Duration = Duration::from_secs(600);
+/// Keeps those that were used last.
+fn latest<K: Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Cache<K, V> {
+    let policy = EvictionPolicy::lru();
+    Cache::builder().max_capacity(FLOWS_MAX).eviction_policy(policy).build()
+}
 
 impl RunningRule {
     pub(super) fn new(rule: Rule, length_max: usize, counters: Counters) -> Self {
         Self {
             name: rule.name.as_str().into(),
             mode: AtomicU8::new(rule.mode as u8),
-            limits: Cache::builder().max_capacity(FLOWS_MAX).time_to_idle(FLOW_IDLE).build(),
+            limits: latest(),
             length_max: length_max.into(),
-            usages: Cache::new(FLOWS_MAX),
+            usages: latest(),
             rule,
             counters,
         }

@@ -57,6 +57,8 @@ impl Outcome for Flown {
 pub enum Failure {
     Upstream(upstream::Error),
     Denied(Denied),
+    /// Whoever asked first was denied it, before it was sent. Whoever asks again has a turn of his own.
+    OthersDenied(Denied),
     /// It is larger than what may be held: each is to read it for itself.
     TooLarge,
     /// It was larger than was thought, and there is no room for it now. Whoever asks again waits for
@@ -85,8 +87,16 @@ impl Read {
         waiter
     }
 
-    /// What those get who wait together.
+    /// What those get who wait for a read that another has asked for.
     pub async fn joined(waiter: Waiter<Flown>) -> Flown {
+        Self::flown(waiter).await.map_err(|failure| match failure {
+            Failure::Denied(denied) => Failure::OthersDenied(denied),
+            failure => failure,
+        })
+    }
+
+    /// What those get who wait together.
+    async fn flown(waiter: Waiter<Flown>) -> Flown {
         let lost = || upstream::Error::Lost { member: "none".into(), reason: "given up".into() };
         waiter.outcome().await.unwrap_or_else(|| Err(Failure::Upstream(lost())))
     }
@@ -111,7 +121,8 @@ impl Read {
         let fly = || Self::flight(Arc::clone(&self));
         let key = self.key();
         // The turn of a batch that is open was asked for before, and nobody knows when it comes.
-        if !flights.is_open(&key) {
+        let joins = flights.is_open(&key);
+        if !joins {
             self.check_deadline()?;
         }
         let too_many =
@@ -129,7 +140,7 @@ impl Read {
             // It may have to wait for its turn, and is joined until then.
             flights.queue(key, worker, fly).map_err(too_many)?
         };
-        Self::joined(waiter).await
+        if joins { Self::joined(waiter).await } else { Self::flown(waiter).await }
     }
 
     /// Refuses the call at once if no read that is begun now would be answered in its time.

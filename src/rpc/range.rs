@@ -174,7 +174,9 @@ impl Asked<'_> {
         let asked = Instant::now();
         let read = Arc::new(self.read(request));
         let shared = match self.read_shared(&read, &mut responder).await {
-            Ok(Err(Failure::NoRoom)) => self.read_shared(&read, &mut responder).await,
+            Ok(Err(Failure::NoRoom | Failure::OthersDenied(_))) => {
+                self.read_shared(&read, &mut responder).await
+            }
             shared => shared,
         };
         let Ok(shared) = shared else { return };
@@ -189,7 +191,9 @@ impl Asked<'_> {
             Err(Failure::Upstream(error)) => {
                 responder.status(&status::of(&Error::Upstream(error)));
             }
-            Err(Failure::Denied(denied)) => responder.status(&status::of(&denied.into())),
+            Err(Failure::Denied(denied) | Failure::OthersDenied(denied)) => {
+                responder.status(&status::of(&denied.into()));
+            }
         }
     }
 

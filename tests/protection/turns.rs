@@ -175,3 +175,26 @@ async fn what_is_not_to_be_cut_is_asked_for_whole() -> Result<()> {
     }
     Ok(())
 }
+
+/// One that joined a list which had waited for its turn for as long as it may was refused with it,
+/// however short it had waited itself.
+#[tokio::test]
+async fn who_joins_a_list_that_is_refused_has_a_turn_of_its_own() -> Result<()> {
+    let turns = Turns::start("joined", "queues: {lists: {concurrency: 1, wait_max: 2s}}").await?;
+    let running = turns.ask_each("/registry/nodes/", 1)?;
+    turns.etcd.lists(1).await?;
+    let first = turns.ask(list(PODS))?;
+    turns.lists("waiting", 1).await?;
+    let joined = turns.ask(list(PODS))?;
+    let admin = turns.seawall.admin()?;
+    eventually(crate::client::DEADLINE, "a read that is shared", async || {
+        let reads = crate::operator::metric(admin, "seawall_reads_total").await?;
+        ensure!(reads == 3.0, "{reads} reads");
+        Ok(())
+    })
+    .await?;
+    let refused = first.await??.err().context("it is answered")?;
+    ensure!(refused.text.contains("its turn did not come"), "{refused:?}");
+    turns.etcd.let_go(2);
+    answered(running.into_iter().chain([joined])).await
+}
