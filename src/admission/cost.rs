@@ -99,6 +99,16 @@ impl Costs {
         learnt.unwrap_or_else(|| assumed(subject))
     }
 
+    /// `subject` costs no less than this, however much more it is: the next one must not be taken to
+    /// cost what others did.
+    pub fn learn_at_least(&self, cluster: &Arc<str>, subject: &Subject, cost: Cost) {
+        let seen = self.seen.get_with(Key::of(cluster, subject), Arc::default);
+        // Of numbers that are not negative the bits have the same order.
+        for (average, least) in [(&seen.keys, cost.keys), (&seen.bytes, cost.bytes)] {
+            average.fetch_max((least as f64).to_bits(), Relaxed);
+        }
+    }
+
     /// `subject` has cost so much.
     pub fn learn(&self, cluster: &Arc<str>, subject: &Subject, cost: Cost) {
         let key = Key::of(cluster, subject);
@@ -252,7 +262,11 @@ mod tests {
         let mut permit = enter(protection, subject).await;
         let charge = permit.take_charge(protection, subject).expect("a charge");
         charge.settle(&"main".into(), subject, seen, answered);
-        if answered == Answered::Cut { seen.max(permit.estimate()) } else { seen }
+        match answered {
+            Answered::Cut => seen.max(permit.estimate()),
+            Answered::Refused => Cost::default(),
+            Answered::Whole | Answered::Streamed => seen,
+        }
     }
 
     /// A client listed 40 MB at a time, from one member, and was charged with 23 units for each list
@@ -290,6 +304,14 @@ mod tests {
     }
 
     #[test]
+    fn one_that_turned_out_to_be_large_is_not_taken_for_a_small_one_again() {
+        let (costs, main) = (Costs::default(), Arc::from("main"));
+        costs.learn(&main, &list(), Cost { keys: 400, bytes: 2_000_000 });
+        costs.learn_at_least(&main, &list(), Cost { keys: 1, bytes: 30_000_000 });
+        assert_eq!(costs.learnt(&main, &list()), Some(Cost { keys: 400, bytes: 30_000_000 }));
+    }
+
+    #[test]
     fn bytes_mean_as_many_keys_as_before() {
         let charge = |estimate| Charge { protection: protection(), limits: Vec::new(), estimate };
         let before = charge(Cost { keys: 500, bytes: 1_000_000 });
@@ -299,7 +321,7 @@ mod tests {
     }
 
     fn answered() -> impl Strategy<Value = Answered> {
-        select(vec![Answered::Whole, Answered::Streamed, Answered::Cut])
+        select(vec![Answered::Whole, Answered::Streamed, Answered::Cut, Answered::Refused])
     }
 
     proptest! {
