@@ -105,6 +105,8 @@ pub fn range(request: &RangeRequest) -> Kind {
     let shape = match (request.limit, request.revision) {
         _ if request.count_only => Shape::Count,
         _ if !limit_saves_work(request) => Shape::SortedList,
+        // Where an order is only implied by its target, etcd sorts what the limit has left.
+        (..=0, _) if request.sort_target() != SortTarget::Key => Shape::SortedList,
         (..=0, ..=0) if request.keys_only => Shape::Keys,
         (..=0, _) => Shape::List,
         (1..=PAGE_MAX, _) => Shape::Page,
@@ -394,6 +396,20 @@ mod tests {
             Class::Background
         );
         assert_eq!(range(&RangeRequest { keys_only: true, ..list(0, 0) }).class, Class::Background);
+    }
+
+    /// It was cut into pages, and each of them sorted by itself.
+    #[test]
+    fn an_order_that_its_target_implies_is_one() {
+        for target in [SortTarget::Version, SortTarget::Create, SortTarget::Mod, SortTarget::Value]
+        {
+            let sorted = |limit| RangeRequest { sort_target: target.into(), ..list(limit, 7) };
+            assert_eq!(range(&sorted(0)).shape, Shape::SortedList, "{target:?}");
+            // Of these etcd reads a page and one key more.
+            assert_eq!(range(&sorted(500)).shape, Shape::Page, "{target:?}");
+        }
+        let by_key = RangeRequest { sort_order: SortOrder::Ascend.into(), ..list(0, 7) };
+        assert_eq!(range(&by_key).shape, Shape::List);
     }
 
     #[test]

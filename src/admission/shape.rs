@@ -49,7 +49,7 @@ shapes! {
     CheckPage       "check_page"       Background;
     /// A larger page, such as kube-apiserver's watch cache begins with.
     BulkPage        "bulk_page"        HeavyList;
-    /// All keys of a range.
+    /// All keys of a range, in their order.
     List            "list"             HeavyList;
     /// A range that etcd reads whole in order to sort or filter it, whatever its limit.
     SortedList      "sorted_list"      HeavyList;

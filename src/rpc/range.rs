@@ -3,8 +3,15 @@
 use super::{Context, error::Error, kv::check_sort, merge, status};
 use crate::{
     access,
-    admission::{Cost, Permit, Plan, Shape, Subject, classify},
-    etcd::{key_range::KeyRange, method::Method, proto::etcdserverpb::RangeRequest},
+    admission::{Cost, Permit, Plan, Subject, classify},
+    etcd::{
+        key_range::KeyRange,
+        method::Method,
+        proto::etcdserverpb::{
+            RangeRequest,
+            range_request::{SortOrder, SortTarget},
+        },
+    },
     grpc::{self, Incoming, Message},
     mirror::Pass,
     paging::{Page, Pages, Stopped, stream_chunk, stream_end},
@@ -124,7 +131,7 @@ impl Asked<'_> {
     async fn recall(&self, request: &RangeRequest, mut responder: Responder) -> Option<Responder> {
         let call = &self.context.call;
         let streams = call.method == Some(Method::RangeStream);
-        if streams && refusal(self.subject.shape, request).is_some() {
+        if streams && refusal(request).is_some() {
             return Some(responder);
         }
         let recalls = self.context.edge.protection.recalls(&self.plan);
@@ -258,7 +265,7 @@ impl Asked<'_> {
 
     /// Answers `RangeStream` in front of an etcd that has none.
     async fn stream(self, request: RangeRequest, mut responder: Responder) {
-        if let Some(refusal) = refusal(self.subject.shape, &request) {
+        if let Some(refusal) = refusal(&request) {
             return responder.status(&refusal);
         }
         let (context, placed) = (self.context, self.placed);
@@ -288,18 +295,26 @@ impl Asked<'_> {
 /// Room for a stream, in pages of common size: one may be twice as large, another be on its way out.
 const PAGES_HELD: u64 = 4;
 
-/// What etcd 3.7 does not stream.
-fn refusal(shape: Shape, request: &RangeRequest) -> Option<Status> {
+/// What etcd 3.7 does not stream, or not right: where an order is only implied by its target, it sorts
+/// each chunk by itself, and goes on behind the last key of that, so that some keys come twice and
+/// others never.
+fn refusal(request: &RangeRequest) -> Option<Status> {
+    let by_key = request.sort_target() == SortTarget::Key;
+    let sorted = match request.sort_order() {
+        SortOrder::None => !by_key && !request.range_end.is_empty() && !request.count_only,
+        SortOrder::Ascend => !by_key,
+        SortOrder::Descend => true,
+    };
     let filtered = [
         request.min_mod_revision,
         request.max_mod_revision,
         request.min_create_revision,
         request.max_create_revision,
     ];
-    let text = if filtered.iter().any(|&bound| bound != 0) {
-        "RangeStream does not support revision filters"
-    } else if shape == Shape::SortedList {
+    let text = if sorted {
         "RangeStream does not support custom sort orders"
+    } else if filtered.iter().any(|&bound| bound != 0) {
+        "RangeStream does not support revision filters"
     } else {
         return None;
     };

@@ -96,8 +96,18 @@ async fn what_etcd_does_not_stream_is_not_streamed() -> Result<()> {
         sort_target: SortTarget::Create.into(),
         ..list("/a/")
     };
+    // What is streamed goes on behind the last key of what came, which is not the largest one here.
+    let implied = RangeRequest { sort_target: SortTarget::Mod.into(), ..list("/a/") };
+    let limited = RangeRequest { limit: 1, ..implied.clone() };
     let filtered = RangeRequest { min_mod_revision: 1, ..list("/a/") };
-    for (request, what) in [(sorted, "custom sort orders"), (filtered, "revision filters")] {
+    let both = RangeRequest { min_mod_revision: 1, ..sorted.clone() };
+    for (request, what) in [
+        (sorted, "custom sort orders"),
+        (implied, "custom sort orders"),
+        (limited, "custom sort orders"),
+        (both, "custom sort orders"),
+        (filtered, "revision filters"),
+    ] {
         let (code, text) = streamed(&through, &request).await?.err().context("it streams")?;
         ensure!(
             (code, text) == (Code::Unimplemented, format!("RangeStream does not support {what}"))
