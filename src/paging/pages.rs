@@ -31,6 +31,8 @@ pub struct Pages {
     page_keys: i64,
     /// Keys that may still be read; `None` for all.
     left: Option<i64>,
+    /// Whether a member may answer the first page by itself, too: the client has said so.
+    serializable: bool,
     /// Whether a page was read already.
     follows: bool,
     /// Bytes of one page at most.
@@ -77,6 +79,7 @@ impl Pages {
                 ..=0 => Some(i64::MAX),
                 limit => Some(limit),
             },
+            serializable: request.serializable,
             request,
             page_bytes,
             follows: false,
@@ -120,6 +123,7 @@ impl Pages {
                 return Some(Err(stopped));
             }
         };
+        self.follows = true;
         self.wary = false;
         if let Some(left) = &mut self.left {
             *left -= page.keys.number as i64;
@@ -147,11 +151,10 @@ impl Pages {
     /// asking the others, which costs them nothing. One that has not got so far says so, and then
     /// they are asked.
     async fn ask_again_if_behind(&mut self) -> Result<Page, Stopped> {
-        let follows = std::mem::replace(&mut self.follows, true);
-        self.request.serializable = follows;
+        self.request.serializable = self.serializable || self.follows;
         let asked = self.ask().await;
         match &asked {
-            Err(Stopped::Refused(status)) if follows && is_behind(status) => {
+            Err(Stopped::Refused(status)) if self.follows && is_behind(status) => {
                 self.request.serializable = false;
                 self.ask().await
             }

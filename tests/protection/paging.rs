@@ -1,10 +1,14 @@
 //! A list that was cut up is the list.
 
-use crate::{Kv, Stage, list};
+use crate::{Kv, Stage, list, scripted::Scripted, streams::streamed};
 use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use seawall::etcd::proto::etcdserverpb::{RangeRequest, RangeResponse, range_request::SortTarget};
-use std::{future::Future, pin::pin};
+use seawall::etcd::proto::{
+    etcdserverpb::{RangeRequest, RangeResponse, range_request::SortTarget},
+    mvccpb::KeyValue,
+};
+use seawall_testkit::SeawallProcess;
+use std::{fs, future::Future, path::PathBuf, pin::pin};
 
 const SMALL_PAGES: &str = "paging: {page_size: 64KiB}";
 const PODS: &str = "/registry/pods/";
@@ -175,5 +179,58 @@ async fn lists_whose_order_is_only_implied_are_exact() -> Result<()> {
             through.range(&list(PODS)).await?.ok().context("a list is refused")?;
         }
     }
+    Ok(())
+}
+
+/// An etcd that tells what it was asked for, behind a Seawall.
+struct Asked {
+    etcd: Scripted,
+    _seawall: SeawallProcess,
+    kv: Kv,
+}
+
+impl Asked {
+    async fn start(name: &str, objects: Vec<KeyValue>) -> Result<Self> {
+        let etcd = Scripted::start().await?;
+        etcd.has(objects);
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("paging-{name}.yaml"));
+        fs::write(&path, crate::text(&[etcd.endpoint()], SMALL_PAGES))?;
+        let seawall = crate::seawall(&path).await?;
+        let kv = Kv::connect(seawall.address("main")?).await?;
+        Ok(Self { etcd, _seawall: seawall, kv })
+    }
+
+    /// What comes of `request` as a stream, and the ranges that etcd was asked for.
+    async fn stream(&self, request: &RangeRequest) -> Result<Vec<RangeRequest>> {
+        let streamed = streamed(&self.kv, request).await?;
+        let (answer, _) = streamed.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+        let expected = self.etcd.answer_to(request);
+        ensure!(answer == expected, "{} keys, not {}", answer.kvs.len(), expected.kvs.len());
+        Ok(self.etcd.take_lists())
+    }
+}
+
+fn objects(number: usize, bytes: usize) -> Vec<KeyValue> {
+    let object = |number| KeyValue {
+        key: format!("{PODS}a/{number:05}").into(),
+        value: vec![b'v'; bytes].into(),
+        ..KeyValue::default()
+    };
+    (0..number).map(object).collect()
+}
+
+/// A stream whose first page was too large was read from whichever member, however old its state.
+#[tokio::test]
+async fn a_page_tried_again_is_as_fresh_as_the_first() -> Result<()> {
+    let asked = Asked::start("fresh", objects(200, 5_000)).await?;
+    let ranges = asked.stream(&list(PODS)).await?;
+    let unpinned: Vec<_> = ranges.iter().filter(|range| range.revision == 0).collect();
+    ensure!(unpinned.len() > 1, "the first page is not too large: {ranges:?}");
+    ensure!(unpinned.iter().all(|range| !range.serializable), "{unpinned:?}");
+    ensure!(ranges.iter().all(|range| range.serializable == (range.revision > 0)), "{ranges:?}");
+    // Where any member will do for the client, none needs the others.
+    let stale = RangeRequest { serializable: true, ..list(PODS) };
+    let ranges = asked.stream(&stale).await?;
+    ensure!(ranges.iter().all(|range| range.serializable), "{ranges:?}");
     Ok(())
 }

@@ -11,15 +11,19 @@ use parking_lot::Mutex;
 use prost::Message;
 use seawall::{
     etcd::{
+        key_range::KeyRange,
         method::Method,
-        proto::etcdserverpb::{
-            RangeRequest, RangeResponse, ResponseHeader, StatusResponse, WatchResponse,
+        proto::{
+            etcdserverpb::{
+                RangeRequest, RangeResponse, ResponseHeader, StatusResponse, WatchResponse,
+            },
+            mvccpb::KeyValue,
         },
     },
     grpc,
 };
 use seawall_testkit::eventually;
-use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, mem, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -42,6 +46,8 @@ struct State {
     lists: Mutex<Vec<RangeRequest>>,
     /// Lists that may be answered.
     let_go: Semaphore,
+    /// What it has; as long as that is nothing, lists wait.
+    objects: Mutex<Vec<KeyValue>>,
 }
 
 /// How small reads are answered.
@@ -70,6 +76,7 @@ impl Scripted {
             manner: Mutex::new((Manner::AtOnce, 1)),
             lists: Mutex::default(),
             let_go: Semaphore::new(0),
+            objects: Mutex::default(),
         }));
         let accepting = this.clone();
         tokio::spawn(async move {
@@ -91,6 +98,31 @@ impl Scripted {
     /// Something was written, of which no watch tells.
     pub(crate) fn write_unseen(&self) {
         self.0.manner.lock().1 += 1;
+    }
+
+    /// Has these, in the order of their keys, and answers lists with them at once.
+    pub(crate) fn has(&self, objects: Vec<KeyValue>) {
+        *self.0.objects.lock() = objects;
+    }
+
+    /// Takes the lists that have come.
+    pub(crate) fn take_lists(&self) -> Vec<RangeRequest> {
+        mem::take(&mut self.0.lists.lock())
+    }
+
+    /// What it says to a list.
+    pub(crate) fn answer_to(&self, list: &RangeRequest) -> RangeResponse {
+        let range = KeyRange::of(list.key.clone(), list.range_end.clone());
+        let objects = self.0.objects.lock();
+        let mut kvs: Vec<_> =
+            objects.iter().filter(|kv| range.contains(&kv.key)).cloned().collect();
+        let count = kvs.len();
+        kvs.truncate(if list.limit > 0 { list.limit as usize } else { count });
+        if list.keys_only {
+            kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        let more = kvs.len() < count;
+        RangeResponse { header: self.header(), kvs, more, count: count as i64 }
     }
 
     pub(crate) fn let_go(&self, lists: usize) {
@@ -126,9 +158,8 @@ impl Scripted {
         match Method::from_path(head.uri.path()) {
             Some(Method::Range) => {
                 let range = RangeRequest::decode(message(body).await?)?;
-                self.range(range).await?;
-                let header = self.header();
-                send(respond, grpc::encode(&RangeResponse { header, ..Default::default() }))
+                self.range(&range).await?;
+                send(respond, grpc::encode(&self.answer_to(&range)))
             }
             Some(Method::Status) => {
                 self.small().await;
@@ -141,12 +172,14 @@ impl Scripted {
         }
     }
 
-    async fn range(&self, range: RangeRequest) -> Result<()> {
+    async fn range(&self, range: &RangeRequest) -> Result<()> {
         if range.range_end.is_empty() {
             self.small().await;
         } else {
-            self.0.lists.lock().push(range);
-            self.0.let_go.acquire().await?.forget();
+            self.0.lists.lock().push(range.clone());
+            if self.0.objects.lock().is_empty() {
+                self.0.let_go.acquire().await?.forget();
+            }
         }
         Ok(())
     }
