@@ -9,7 +9,7 @@ use crate::{
         proto::etcdserverpb::{RangeRequest, ResponseHeader},
         wire,
     },
-    paging::{Page, Pages, Splits, Stopped},
+    paging::{PAGES_HELD, Page, Pages, Splits, Stopped},
     upstream::{CONTROL, Cluster, Lane, outbound},
 };
 use bytes::Bytes;
@@ -120,14 +120,15 @@ impl Source {
         let page_bytes = self.protection.page_bytes();
         let known = self.protection.costs.learnt(&self.gate.cluster, &subject);
         let size = known.filter(|cost| cost.keys > 0).map(|cost| cost.bytes / cost.keys);
-        let mut pages = Pages::new(&self.cluster, &self.splits, calling, request, page_bytes, size);
+        let pages = Pages::new(&self.cluster, &self.splits, calling, request, page_bytes, size);
+        let mut pages = pages.up_to(PAGES_HELD * page_bytes);
         let mut at = revision;
         loop {
             // Each page waits for its turn, so that a load never holds one for long.
             let plan = Plan::default();
             let entering = self.protection.enter(&self.gate, &subject, &plan, None);
             let permit = entering.await.map_err(|_| Failed::Denied)?;
-            let next = timeout(PAGE_MAX, pages.next()).await;
+            let next = timeout(PAGE_MAX, pages.next_that_fits()).await;
             let Some(page) = next.map_err(|_| Failed::Silent)? else { return Ok(at) };
             drop(permit);
             let page = page?;

@@ -12,5 +12,5 @@ mod splits;
 
 pub use assembly::{Assembly, stream_chunk, stream_end};
 pub use page::{Keys, Page};
-pub use pages::{Pages, Stopped};
+pub use pages::{PAGES_HELD, Pages, Stopped};
 pub use splits::{Cut, Splits};

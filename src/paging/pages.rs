@@ -35,9 +35,11 @@ pub struct Pages {
     serializable: bool,
     /// Whether a page was read already.
     follows: bool,
+    /// Bytes between the last split that stays and what is left.
+    before: u64,
     /// Bytes of one page at most.
     bytes_max: usize,
-    /// Whether the next page is read by a number of keys, whatever is known: the last one was too large.
+    /// Whether what is before the next split is read by a number of keys: together it was too large.
     wary: bool,
 }
 
@@ -56,6 +58,10 @@ pub enum Stopped {
 /// Keys of the first page of a list of unknown size, at most those of a page of common objects.
 const KEYS_FIRST: i64 = 100;
 const KEYS_MAX: i64 = 10_000;
+
+/// Room for a list that is passed on page by page, in pages of common size: one may be twice as large,
+/// another be on its way out.
+pub const PAGES_HELD: u64 = 4;
 
 impl Pages {
     /// The pages of `request`, about `page_bytes` each. `size_mean` is that of a key-value, where it
@@ -83,6 +89,8 @@ impl Pages {
             request,
             page_bytes,
             follows: false,
+            // What is before the list is nothing to be joined with.
+            before: page_bytes,
             bytes_max: PAGE_BYTES_MAX,
             wary: false,
             page_keys: page_keys.clamp(1, KEYS_MAX),
@@ -104,11 +112,11 @@ impl Pages {
         let rest = self.rest.take()?;
         // What is counted must be all that follows where the client has set a limit.
         let cut = match self.left {
-            None if !self.wary => self.splits.cut(&rest),
-            _ => Cut { range: rest.clone(), known: false },
+            None => self.splits.cut(&rest),
+            Some(_) => Cut { range: rest.clone(), known: false },
         };
         let limit = match (cut.known, self.left) {
-            _ if cut.known || self.request.count_only => 0,
+            _ if cut.known && !self.wary || self.request.count_only => 0,
             (_, left) => left.map_or(self.page_keys, |left| left.min(self.page_keys)),
         };
         self.request.key = cut.range.start.clone();
@@ -124,27 +132,42 @@ impl Pages {
             }
         };
         self.follows = true;
-        self.wary = false;
+        self.rest = self.behind(&page, cut.range, rest.end);
+        Some(Ok(page))
+    }
+
+    /// The next page that is not too large, a small one if need be.
+    pub async fn next_that_fits(&mut self) -> Option<Result<Page, Stopped>> {
+        loop {
+            match self.next().await {
+                Some(Err(Stopped::TooLarge { .. })) => {}
+                next => return next,
+            }
+        }
+    }
+
+    /// What is left up to `end` behind `page`, which is what there is of `range` or its beginning.
+    fn behind(&mut self, page: &Page, range: KeyRange, end: End) -> Option<KeyRange> {
         if let Some(left) = &mut self.left {
             *left -= page.keys.number as i64;
-        }
-        self.rest = if page.more {
-            self.adapt(page.keys.bytes);
-            let next = Bytes::from([&page.keys.last[..], b"\0"].concat());
-            self.splits.add(&next);
-            Some(KeyRange { start: next, end: rest.end })
-        } else {
-            self.splits.learn(&cut.range, &page.keys, self.page_bytes);
-            match cut.range.end {
-                end if end == rest.end => None,
-                End::Key(start) => Some(KeyRange { start, end: rest.end }),
-                End::Infinite => None,
+            if *left <= 0 {
+                return None;
             }
-        };
-        if self.left.is_some_and(|left| left <= 0) {
-            self.rest = None;
         }
-        Some(Ok(page))
+        if page.more {
+            self.adapt(page.keys.bytes);
+            let start = Bytes::from([&page.keys.last[..], b"\0"].concat());
+            self.splits.add(&start);
+            self.before = page.keys.bytes;
+            return Some(KeyRange { start, end });
+        }
+        self.wary = false;
+        self.before = self.splits.learn(&range, &page.keys, self.before, self.page_bytes);
+        match range.end {
+            reached if reached == end => None,
+            End::Key(start) => Some(KeyRange { start, end }),
+            End::Infinite => None,
+        }
     }
 
     /// What was at a revision never changes, so after the first page any member may answer without
@@ -204,7 +227,7 @@ impl Pages {
     }
 }
 
-/// A page whose splits are missing may be the whole rest of a list, as large as etcd lets it be.
+/// What has come to be between two splits may be as large as etcd lets it be.
 const PAGE_BYTES_MAX: usize = u32::MAX as usize;
 
 /// Whether a member does not have the revision yet.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use std::{
     collections::BTreeSet,
-    ops::Bound::{Excluded, Included, Unbounded},
+    ops::Bound::{Excluded, Unbounded},
 };
 
 /// Keys of a cluster that lists are cut at, about one page apart. Whatever they are, what is cut at
@@ -41,37 +41,26 @@ impl Splits {
         let keys = self.keys.read();
         let mut after = keys.range::<Bytes, _>((Excluded(&rest.start), Unbounded));
         let split = after.next().filter(|key| rest.contains(key));
-        // After the last split of several, what follows is about a page as well.
-        let last = split.is_none()
-            && keys.range::<Bytes, _>((Unbounded, Included(&rest.start))).next_back()
-                == Some(&rest.start);
         match split {
             Some(split) => {
                 let range = KeyRange { start: rest.start.clone(), end: End::Key(split.clone()) };
                 Cut { range, known: true }
             }
-            None => Cut { range: rest.clone(), known: last },
+            None => Cut { range: rest.clone(), known: false },
         }
     }
 
-    /// `range` was read whole and had these keys, where a page should have `page_bytes`.
-    pub fn learn(&self, range: &KeyRange, keys: &Keys, page_bytes: u64) {
-        let too_large = keys.bytes > 2 * page_bytes;
-        let too_small = keys.bytes < page_bytes / 4;
-        if !too_large && !too_small {
-            return;
-        }
-        let mut splits = self.keys.write();
-        if too_large {
-            for mark in &keys.marks {
-                if splits.len() < self.keys_max {
-                    splits.insert(copied(mark));
-                }
-            }
-        } else {
+    /// `range` was read whole and had these keys, where a page should have `page_bytes` and the last
+    /// split that stays has so many `before` it. Tells how many it has now.
+    pub fn learn(&self, range: &KeyRange, keys: &Keys, before: u64, page_bytes: u64) -> u64 {
+        if keys.bytes > 2 * page_bytes {
+            keys.marks.iter().for_each(|mark| self.add(mark));
+        } else if before + keys.bytes < page_bytes / 2 {
             // It is read together with what is before it from now on.
-            splits.remove(&range.start);
+            self.keys.write().remove(&range.start);
+            return before + keys.bytes;
         }
+        keys.bytes
     }
 
     /// A list read with a limit goes on at `key`.
@@ -110,13 +99,14 @@ mod tests {
         Keys { bytes, marks, ..Keys::default() }
     }
 
+    /// What followed the last split was read whole, be it all the rest of a list.
     #[test]
     fn what_is_not_known_is_read_with_a_limit() {
         let splits = Splits::default();
         assert_eq!(splits.cut(&range("a", "z")), Cut { range: range("a", "z"), known: false });
         splits.add(&"m".into());
         assert_eq!(splits.cut(&range("a", "z")), Cut { range: range("a", "m"), known: true });
-        assert_eq!(splits.cut(&range("m", "z")), Cut { range: range("m", "z"), known: true });
+        assert_eq!(splits.cut(&range("m", "z")), Cut { range: range("m", "z"), known: false });
         assert_eq!(splits.cut(&range("n", "z")), Cut { range: range("n", "z"), known: false });
         assert_eq!(splits.cut(&range("a", "c")), Cut { range: range("a", "c"), known: false });
     }
@@ -124,12 +114,29 @@ mod tests {
     #[test]
     fn splits_move_with_what_is_between_them() {
         let splits = Splits::default();
-        splits.learn(&range("a", "z"), &keys(500, &["f", "m"]), 100);
+        assert_eq!(splits.learn(&range("a", "z"), &keys(500, &["f", "m"]), 100, 100), 500);
         assert_eq!(splits.len(), 2);
-        splits.learn(&range("f", "m"), &keys(150, &["h"]), 100);
+        assert_eq!(splits.learn(&range("f", "m"), &keys(150, &["h"]), 90, 100), 150);
         assert_eq!(splits.len(), 2);
-        splits.learn(&range("f", "m"), &keys(10, &[]), 100);
+        assert_eq!(splits.learn(&range("m", "z"), &keys(10, &[]), 45, 100), 10);
+        assert_eq!(splits.len(), 2);
+        assert_eq!(splits.learn(&range("f", "m"), &keys(10, &[]), 30, 100), 40);
         assert_eq!(splits.cut(&range("a", "z")).range, range("a", "m"));
+    }
+
+    /// A list whose objects had become small, or had gone, was read whole the next time.
+    #[test]
+    fn small_pages_are_joined_up_to_a_page() {
+        let splits = Splits::default();
+        let all: Vec<Bytes> = (10..50).map(|number| Bytes::from(format!("{number}"))).collect();
+        all.iter().for_each(|split| splits.add(split));
+        let mut before = 100;
+        for pair in all.windows(2) {
+            let range = KeyRange { start: pair[0].clone(), end: End::Key(pair[1].clone()) };
+            before = splits.learn(&range, &keys(11, &[]), before, 100);
+        }
+        // Four of them are not yet half a page.
+        assert_eq!(splits.len(), 11);
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use crate::{
     },
     grpc::{self, Incoming, Message},
     mirror::Pass,
-    paging::{Page, Pages, Stopped, stream_chunk, stream_end},
+    paging::{PAGES_HELD, Pages, Stopped, stream_chunk, stream_end},
     pipeline::{
         self, Answering, Failure, Flown, Gone, Manner, NotMirrored, Patience, Placed, Read,
         Responder, Whole,
@@ -292,9 +292,6 @@ impl Asked<'_> {
     }
 }
 
-/// Room for a stream, in pages of common size: one may be twice as large, another be on its way out.
-const PAGES_HELD: u64 = 4;
-
 /// What etcd 3.7 does not stream, or not right: where an order is only implied by its target, it sorts
 /// each chunk by itself, and goes on behind the last key of that, so that some keys come twice and
 /// others never.
@@ -328,7 +325,7 @@ async fn stream_pages(
     mut responder: Responder,
     patience: Patience,
 ) {
-    let first = match responder.unless_gone(pin!(next_page(&mut pages))).await {
+    let first = match responder.unless_gone(pin!(pages.next_that_fits())).await {
         Ok(Some(Ok(page))) => page,
         Ok(Some(Err(stopped))) => {
             return responder.status(&stopped_status(stopped));
@@ -359,7 +356,7 @@ async fn stream_pages(
             let Some(sending) = sending else { return };
             answer = sending;
         }
-        next = next_page(&mut pages).await;
+        next = pages.next_that_fits().await;
     };
     match end {
         Ok(last) => {
@@ -368,16 +365,6 @@ async fn stream_pages(
             }
         }
         Err(status) => answer.finish(&status),
-    }
-}
-
-/// The next page, a small one if need be.
-async fn next_page(pages: &mut Pages) -> Option<Result<Page, Stopped>> {
-    loop {
-        match pages.next().await {
-            Some(Err(Stopped::TooLarge { .. })) => {}
-            next => return next,
-        }
     }
 }
 

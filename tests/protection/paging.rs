@@ -2,6 +2,7 @@
 
 use crate::{Kv, Stage, list, scripted::Scripted, streams::streamed};
 use anyhow::{Context, Result, ensure};
+use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use seawall::etcd::proto::{
     etcdserverpb::{RangeRequest, RangeResponse, range_request::SortTarget},
@@ -191,16 +192,29 @@ struct Asked {
 
 impl Asked {
     async fn start(name: &str, objects: Vec<KeyValue>) -> Result<Self> {
+        Self::with_mirror(name, objects, "mirror: {mode: off}").await
+    }
+
+    async fn with_mirror(name: &str, objects: Vec<KeyValue>, mirror: &str) -> Result<Self> {
         let etcd = Scripted::start().await?;
         etcd.has(objects);
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("paging-{name}.yaml"));
-        fs::write(&path, crate::text(&[etcd.endpoint()], SMALL_PAGES))?;
+        let config = crate::text(&[etcd.endpoint()], SMALL_PAGES);
+        fs::write(&path, config.replace("mirror: {mode: off}", mirror))?;
         let seawall = crate::seawall(&path).await?;
         let kv = Kv::connect(seawall.address("main")?).await?;
         Ok(Self { etcd, _seawall: seawall, kv })
     }
 
-    /// What comes of `request` as a stream, and the ranges that etcd was asked for.
+    /// What comes of `request`, and the ranges that etcd was asked for.
+    async fn list(&self, request: &RangeRequest) -> Result<Vec<RangeRequest>> {
+        let answer = self.kv.range(request).await?.ok().context("a list is refused")?;
+        let expected = self.etcd.answer_to(request);
+        ensure!(answer == expected, "{} keys, not {}", answer.kvs.len(), expected.kvs.len());
+        Ok(self.etcd.take_lists())
+    }
+
+    /// The same as a stream.
     async fn stream(&self, request: &RangeRequest) -> Result<Vec<RangeRequest>> {
         let streamed = streamed(&self.kv, request).await?;
         let (answer, _) = streamed.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
@@ -208,7 +222,19 @@ impl Asked {
         ensure!(answer == expected, "{} keys, not {}", answer.kvs.len(), expected.kvs.len());
         Ok(self.etcd.take_lists())
     }
+
+    /// Nothing that was asked for was the rest of a list without a limit, or many pages.
+    fn check(&self, asked: &[RangeRequest]) -> Result<()> {
+        for range in asked {
+            ensure!(range.limit > 0 || range.range_end != list(PODS).range_end, "{range:?}");
+            let bytes = self.etcd.answer_to(range).encoded_len();
+            ensure!(bytes <= 4 * PAGE, "{bytes} bytes of {range:?}");
+        }
+        Ok(())
+    }
 }
+
+const PAGE: usize = 64 << 10;
 
 fn objects(number: usize, bytes: usize) -> Vec<KeyValue> {
     let object = |number| KeyValue {
@@ -217,6 +243,49 @@ fn objects(number: usize, bytes: usize) -> Vec<KeyValue> {
         ..KeyValue::default()
     };
     (0..number).map(object).collect()
+}
+
+/// After one page the first list of a collection asked for all the rest at once, which etcd then held.
+#[tokio::test]
+async fn no_list_asks_for_all_that_is_left() -> Result<()> {
+    let asked = Asked::start("rest", objects(KEYS, 700)).await?;
+    let first = asked.list(&list(PODS)).await?;
+    ensure!(first.len() > 10, "{} pages", first.len());
+    asked.check(&first)?;
+    asked.check(&asked.list(&list(PODS)).await?)?;
+    let third = asked.list(&list(PODS)).await?;
+    asked.check(&third)?;
+    ensure!(third.iter().filter(|range| range.limit > 0).count() == 1, "{third:?}");
+    // It has grown behind the last key that was known.
+    asked.etcd.has(objects(2 * KEYS, 700));
+    asked.check(&asked.list(&list(PODS)).await?)?;
+    let mut pages = Vec::new();
+    for _ in 0..4 {
+        pages.push(asked.list(&list(PODS)).await?.len());
+    }
+    ensure!(pages.iter().all(|number| *number == pages[0]), "{pages:?} pages");
+    // Most have gone.
+    asked.etcd.has(objects(KEYS / 5, 700));
+    for _ in 0..3 {
+        asked.check(&asked.stream(&list(PODS)).await?)?;
+    }
+    let few = asked.stream(&list(PODS)).await?.len();
+    ensure!(few < 10, "{few} pages");
+    Ok(())
+}
+
+/// What had grown between two known keys was asked for whole before each of its pages.
+#[tokio::test]
+async fn what_is_too_large_is_asked_for_once() -> Result<()> {
+    let asked = Asked::start("large", objects(KEYS, 700)).await?;
+    asked.stream(&list(PODS)).await?;
+    asked.etcd.has(objects(KEYS, 7_000));
+    let ranges = asked.stream(&list(PODS)).await?;
+    let too_large =
+        ranges.iter().filter(|range| asked.etcd.answer_to(range).encoded_len() > 4 * PAGE);
+    let (tried, known) = (too_large.count(), KEYS * 700 / PAGE);
+    ensure!(tried < 2 * known, "{tried} of {} ranges were too large", ranges.len());
+    Ok(())
 }
 
 /// A stream whose first page was too large was read from whichever member, however old its state.
@@ -233,4 +302,15 @@ async fn a_page_tried_again_is_as_fresh_as_the_first() -> Result<()> {
     let ranges = asked.stream(&stale).await?;
     ensure!(ranges.iter().all(|range| range.serializable), "{ranges:?}");
     Ok(())
+}
+
+/// The mirror read all that was left of a collection in one message, however large, and began anew
+/// when that took too long.
+#[tokio::test]
+async fn a_collection_is_loaded_page_by_page() -> Result<()> {
+    let mirror = "mirror: {mode: enforce, pinned: [/registry/pods]}";
+    let asked = Asked::with_mirror("load", objects(200, 5_000), mirror).await?;
+    // Of 100 keys, too large; of 50; and what is left by 25.
+    let ranges = asked.etcd.lists(8).await?;
+    asked.check(&ranges[1..])
 }
