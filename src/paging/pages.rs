@@ -35,6 +35,8 @@ pub struct Pages {
     serializable: bool,
     /// Whether a page was read already.
     follows: bool,
+    /// Whether the sizes of what comes say where to cut: those of keys alone do not.
+    learns: bool,
     /// Bytes between the last split that stays and what is left.
     before: u64,
     /// Bytes of one page at most.
@@ -86,6 +88,7 @@ impl Pages {
                 limit => Some(limit),
             },
             serializable: request.serializable,
+            learns: !request.keys_only && !request.count_only,
             request,
             page_bytes,
             follows: false,
@@ -157,12 +160,16 @@ impl Pages {
         if page.more {
             self.adapt(page.keys.bytes);
             let start = Bytes::from([&page.keys.last[..], b"\0"].concat());
-            self.splits.add(&start);
-            self.before = page.keys.bytes;
+            if self.learns {
+                self.splits.add(&start);
+                self.before = page.keys.bytes;
+            }
             return Some(KeyRange { start, end });
         }
         self.wary = false;
-        self.before = self.splits.learn(&range, &page.keys, self.before, self.page_bytes);
+        if self.learns {
+            self.before = self.splits.learn(&range, &page.keys, self.before, self.page_bytes);
+        }
         match range.end {
             reached if reached == end => None,
             End::Key(start) => Some(KeyRange { start, end }),

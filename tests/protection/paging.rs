@@ -304,6 +304,25 @@ async fn a_page_tried_again_is_as_fresh_as_the_first() -> Result<()> {
     Ok(())
 }
 
+/// Where keys alone were cut, their objects were far too many for one page; and where objects were cut
+/// was forgotten when keys alone were read.
+#[tokio::test]
+async fn keys_alone_do_not_say_where_to_cut() -> Result<()> {
+    let asked = Asked::start("keys", objects(KEYS, 3_000)).await?;
+    let keys = RangeRequest { keys_only: true, ..list(PODS) };
+    let ranges = asked.stream(&keys).await?;
+    ensure!(ranges.len() > 3 && ranges.iter().all(|range| range.limit > 0), "{ranges:?}");
+    let unlimited = asked.stream(&list(PODS)).await?;
+    ensure!(unlimited.iter().all(|range| range.limit > 0), "{unlimited:?}");
+    // Now it is known.
+    asked.check(&asked.list(&list(PODS)).await?)?;
+    let before = asked.list(&list(PODS)).await?;
+    asked.stream(&keys).await?;
+    let after = asked.list(&list(PODS)).await?;
+    ensure!(after.len() == before.len(), "{} pages, then {}", before.len(), after.len());
+    Ok(())
+}
+
 /// The mirror read all that was left of a collection in one message, however large, and began anew
 /// when that took too long.
 #[tokio::test]
