@@ -34,7 +34,7 @@ pub use token::{Tokens, has_token};
 pub use whole::Whole;
 
 use crate::{
-    admission::Class,
+    admission::{Class, Kind, Shape},
     etcd::method::{Affinity, Effect, Method},
     upstream::{self, Answer, Lane, Outbound},
 };
@@ -61,6 +61,25 @@ impl Manner {
             _ => Lane::Light,
         };
         Self { class, lane, affinity: method.affinity(), effect: method.effect() }
+    }
+
+    /// The same for a range: whatever reads many keys stays away from what is small, be it in no
+    /// hurry. A count has no keys in its answer.
+    pub fn of_range(method: Method, kind: Kind) -> Self {
+        let lane = match (kind.class, kind.shape) {
+            (Class::Critical, _) => Lane::Light,
+            (
+                _,
+                Shape::Keys
+                | Shape::Page
+                | Shape::CheckPage
+                | Shape::BulkPage
+                | Shape::List
+                | Shape::SortedList,
+            ) => Lane::Heavy,
+            _ => Lane::Light,
+        };
+        Self { lane, ..Self::of(method, kind.class) }
     }
 }
 
@@ -112,5 +131,49 @@ pub fn outbound(placed: &Placed<'_>, call: &Call, manner: Manner, body: Option<B
         affinity: manner.affinity,
         worker: call.worker,
         deadline: call.deadline,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{admission::classify, etcd::proto::etcdserverpb::RangeRequest};
+    use std::collections::HashSet;
+
+    fn range(start: &'static str, end: &'static str) -> RangeRequest {
+        RangeRequest { key: start.into(), range_end: end.into(), ..RangeRequest::default() }
+    }
+
+    /// Pages of 10,000 objects went on the connections of puts and leases.
+    #[test]
+    fn ranges_over_many_keys_have_connections_of_their_own() {
+        let pods = || range("/registry/pods/", "/registry/pods0");
+        let sorted = RangeRequest { max_mod_revision: 7, ..pods() };
+        let table = [
+            (Lane::Light, range("/registry/health", "")),
+            (Lane::Light, range("/registry/pods/a/b", "")),
+            (Lane::Light, range("/registry/pods", "")),
+            (Lane::Light, RangeRequest { count_only: true, ..pods() }),
+            (Lane::Heavy, RangeRequest { keys_only: true, ..pods() }),
+            (Lane::Heavy, RangeRequest { limit: 500, ..pods() }),
+            (Lane::Heavy, RangeRequest { limit: 10_000, revision: 7, ..pods() }),
+            (Lane::Heavy, RangeRequest { limit: 10_000, ..pods() }),
+            (Lane::Heavy, pods()),
+            (Lane::Heavy, sorted),
+        ];
+        let shapes: HashSet<_> =
+            table.iter().map(|(_, request)| classify::range(request).shape).collect();
+        assert_eq!(shapes.len(), table.len(), "each shape that a range can have");
+        for (lane, request) in table {
+            let manner = Manner::of_range(Method::Range, classify::range(&request));
+            assert_eq!(manner.lane, lane, "{request:?}");
+        }
+        for shape in Shape::ALL.iter().filter(|shape| !shapes.contains(shape)) {
+            let lane = Manner::of_range(Method::Range, Kind::of(*shape)).lane;
+            assert_eq!(lane, Lane::Light, "{shape:?} is no range");
+        }
+        let serving = range("/registry/masterleases/", "/registry/masterleases0");
+        let manner = Manner::of_range(Method::Range, classify::range(&serving));
+        assert_eq!(manner.lane, Lane::Light, "lists of what the control plane hangs on");
     }
 }

@@ -42,7 +42,7 @@ pub(super) async fn range(
         return responder.status(&status::of(&error));
     }
     let kind = classify::range(&request);
-    let manner = Manner::of(method, kind.class);
+    let manner = Manner::of_range(method, kind);
     let keys = KeyRange::of(request.key.clone(), request.range_end.clone());
     let placed = match context.topology.owners(&keys) {
         Ok(placed) => placed,
