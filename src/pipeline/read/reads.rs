@@ -15,8 +15,7 @@ pub struct Reads {
     pub(in crate::pipeline) protection: Arc<Protection>,
     pub(super) flights: Arc<Flights<Key, Flown>>,
     pinned: Arc<Pinned<Key, Kept>>,
-    /// Where to cut the lists of each cluster.
-    splits: Mutex<HashMap<u64, Arc<Splits>>>,
+    splits: SplitsOf,
     pub(super) metrics: ReadMetrics,
 }
 
@@ -61,7 +60,7 @@ impl Reads {
             protection,
             flights: Flights::new(config.waiters_max),
             pinned,
-            splits: Mutex::default(),
+            splits: SplitsOf::default(),
             metrics,
         })
     }
@@ -89,6 +88,48 @@ impl Reads {
     }
 
     pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
-        Arc::clone(self.splits.lock().entry(cluster.number()).or_default())
+        self.splits.of(&cluster.name, cluster.number())
+    }
+}
+
+/// Where to cut the lists of each cluster, by its name and with the number of its store: those of a
+/// store that is gone are forgotten.
+#[derive(Debug, Default)]
+struct SplitsOf(Mutex<HashMap<Arc<str>, OfStore>>);
+
+#[derive(Debug, Default)]
+struct OfStore {
+    number: u64,
+    splits: Arc<Splits>,
+}
+
+impl SplitsOf {
+    fn of(&self, name: &Arc<str>, number: u64) -> Arc<Splits> {
+        let mut clusters = self.0.lock();
+        let store = clusters.entry(Arc::clone(name)).or_default();
+        if store.number != number {
+            *store = OfStore { number, splits: Arc::default() };
+        }
+        Arc::clone(&store.splits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each change of a cluster's configuration left those of the one before.
+    #[test]
+    fn a_store_that_is_gone_leaves_no_splits() {
+        let splits = SplitsOf::default();
+        let (main, events) = (Arc::from("main"), Arc::from("events"));
+        let of_one = splits.of(&main, 1);
+        assert!(Arc::ptr_eq(&of_one, &splits.of(&main, 1)));
+        assert!(!Arc::ptr_eq(&of_one, &splits.of(&events, 2)));
+        let gone = Arc::downgrade(&of_one);
+        drop(of_one);
+        splits.of(&main, 3);
+        assert!(gone.upgrade().is_none());
+        assert_eq!(splits.0.lock().len(), 2);
     }
 }
