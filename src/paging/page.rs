@@ -13,6 +13,8 @@ pub struct Page {
     pub keys: Keys,
     pub more: bool,
     pub count: i64,
+    /// Whether there is something besides these, of which only a later etcd knows what it is.
+    pub others: bool,
 }
 
 /// The keys of a page, as far as cutting needs them.
@@ -62,7 +64,7 @@ impl Page {
                 }
                 MORE => page.more = field.value.varint() != 0,
                 COUNT => page.count = field.value.varint() as i64,
-                _ => {}
+                _ => page.others = true,
             }
         }
         page.end_run(payload, run);
@@ -133,6 +135,15 @@ mod tests {
         assert_eq!(kvs, response.kvs);
         assert_eq!(page.keys.bytes, page.kvs[0].len() as u64);
         assert!((3..=5).contains(&page.keys.marks.len()), "{:?}", page.keys.marks);
+    }
+
+    #[test]
+    fn what_a_later_etcd_says_is_seen() {
+        let known = response(3).encode_to_vec();
+        let page = Page::parse(&known.clone().into(), 300).expect("a message");
+        assert!(!page.others);
+        let page = Page::parse(&[&known[..], b"\x48\x01"].concat().into(), 300);
+        assert!(page.expect("a message").others);
     }
 
     #[test]

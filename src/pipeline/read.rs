@@ -235,6 +235,10 @@ impl Read {
         };
         let walked = page.keys.number.max(page.count.max(0) as u64);
         let cost = Cost { keys: walked, bytes: page.keys.bytes };
+        if page.others {
+            self.learn(cost);
+            return Ok(Whole::of(&message, held).at(cost));
+        }
         Ok(self.ready(Assembly::of(page), cost, held))
     }
 

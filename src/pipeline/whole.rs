@@ -38,6 +38,11 @@ impl Whole {
         Self { held: held.map(Arc::new), ..Self::new(Ok(vec![message.framed()]), cost) }
     }
 
+    /// The same, with what it has cost etcd.
+    pub fn at(self, cost: Cost) -> Self {
+        Self { cost: Mutex::new(Some(cost)), ..self }
+    }
+
     /// A list; the key-values' bytes are what `held` was taken for.
     pub fn list(assembly: Assembly, cost: Cost, held: Option<Arc<Held>>) -> Self {
         let largest = assembly.largest();

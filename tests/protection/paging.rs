@@ -4,9 +4,12 @@ use crate::{Kv, Stage, list, scripted::Scripted, streams::streamed};
 use anyhow::{Context, Result, ensure};
 use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use seawall::etcd::proto::{
-    etcdserverpb::{RangeRequest, RangeResponse, range_request::SortTarget},
-    mvccpb::KeyValue,
+use seawall::etcd::{
+    method::Method,
+    proto::{
+        etcdserverpb::{RangeRequest, RangeResponse, range_request::SortTarget},
+        mvccpb::KeyValue,
+    },
 };
 use seawall_testkit::SeawallProcess;
 use std::{fs, future::Future, path::PathBuf, pin::pin};
@@ -332,4 +335,16 @@ async fn a_collection_is_loaded_page_by_page() -> Result<()> {
     // Of 100 keys, too large; of 50; and what is left by 25.
     let ranges = asked.etcd.lists(8).await?;
     asked.check(&ranges[1..])
+}
+
+/// A client of a later etcd did not get what that says besides.
+#[tokio::test]
+async fn what_a_later_etcd_says_passes_with_a_list() -> Result<()> {
+    let asked = Asked::start("later", objects(20, 700)).await?;
+    asked.etcd.say_unheard_of(b"\x48\x01");
+    let page = RangeRequest { limit: 10, ..list(PODS) };
+    let reply = asked.kv.client.unary(Method::Range.path(), &[], &page.encode_to_vec()).await?;
+    let answer = reply.messages.first().context("a list is refused")?;
+    ensure!(answer.ends_with(b"\x48\x01"), "what etcd said is lost");
+    Ok(())
 }

@@ -48,6 +48,8 @@ struct State {
     let_go: Semaphore,
     /// What it has; as long as that is nothing, lists wait.
     objects: Mutex<Vec<KeyValue>>,
+    /// Ends answers to ranges, as what only a later etcd says.
+    unheard_of: Mutex<Bytes>,
 }
 
 /// How small reads are answered.
@@ -77,6 +79,7 @@ impl Scripted {
             lists: Mutex::default(),
             let_go: Semaphore::new(0),
             objects: Mutex::default(),
+            unheard_of: Mutex::default(),
         }));
         let accepting = this.clone();
         tokio::spawn(async move {
@@ -103,6 +106,10 @@ impl Scripted {
     /// Has these, in the order of their keys, and answers lists with them at once.
     pub(crate) fn has(&self, objects: Vec<KeyValue>) {
         *self.0.objects.lock() = objects;
+    }
+
+    pub(crate) fn say_unheard_of(&self, field: &'static [u8]) {
+        *self.0.unheard_of.lock() = field.into();
     }
 
     /// Takes the lists that have come.
@@ -159,7 +166,8 @@ impl Scripted {
             Some(Method::Range) => {
                 let range = RangeRequest::decode(message(body).await?)?;
                 self.range(&range).await?;
-                send(respond, grpc::encode(&self.answer_to(&range)))
+                let answer = self.answer_to(&range).encode_to_vec();
+                send(respond, framed(&[&answer[..], &self.0.unheard_of.lock()].concat()))
             }
             Some(Method::Status) => {
                 self.small().await;
@@ -218,6 +226,13 @@ async fn message(mut body: RecvStream) -> Result<Bytes> {
     }
     let payload = received.freeze();
     (payload.len() >= grpc::PREFIX_LEN).then(|| payload.slice(grpc::PREFIX_LEN..)).context("none")
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::new();
+    grpc::put_prefix(message.len(), &mut framed);
+    framed.extend_from_slice(message);
+    framed.freeze()
 }
 
 fn refuse(mut respond: SendResponse<Bytes>, refusal: &Status) -> Result<()> {
