@@ -61,9 +61,17 @@ pub enum Stopped {
 const KEYS_FIRST: i64 = 100;
 const KEYS_MAX: i64 = 10_000;
 
-/// Room for a list that is passed on page by page, in pages of common size: one may be twice as large,
+/// Where it is not known where to cut, etcd counts all that follows a page while it holds its index,
+/// which takes it longer than to read the page where much follows. What is left is then read in so many
+/// pages ...
+const PAGES_BROAD: i64 = 16;
+
+/// ... if none is larger than so many common ones.
+const BROAD: u64 = 32;
+
+/// Room for a list that is passed on page by page, in pages of common size: one may be so broad, and
 /// another be on its way out.
-pub const PAGES_HELD: u64 = 4;
+pub const PAGES_HELD: u64 = 2 * BROAD;
 
 impl Pages {
     /// The pages of `request`, about `page_bytes` each. `size_mean` is that of a key-value, where it
@@ -158,11 +166,10 @@ impl Pages {
             }
         }
         if page.more {
-            self.adapt(page.keys.bytes);
+            self.adapt(page);
             let start = Bytes::from([&page.keys.last[..], b"\0"].concat());
             if self.learns {
-                self.splits.add(&start);
-                self.before = page.keys.bytes;
+                self.before = self.splits.learn_part(&start, &page.keys, self.page_bytes);
             }
             return Some(KeyRange { start, end });
         }
@@ -225,12 +232,13 @@ impl Pages {
     }
 
     /// Goes up or down with the size of what came, as etcd's own stream does.
-    fn adapt(&mut self, bytes: u64) {
-        if bytes < self.page_bytes / 2 {
-            self.page_keys = (self.page_keys * 2).min(KEYS_MAX);
-        } else if bytes > self.page_bytes * 2 {
-            self.page_keys = (self.page_keys / 2).max(1);
-        }
+    fn adapt(&mut self, page: &Page) {
+        let mean = (page.keys.bytes / page.keys.number.max(1)).max(1);
+        let common = ((self.page_bytes / mean) as i64).min(KEYS_MAX);
+        let most = (BROAD * self.page_bytes).min(self.bytes_max as u64 / 2);
+        let broad = ((most / mean) as i64).min(page.count / PAGES_BROAD);
+        let meant = if self.wary { common } else { common.max(broad) };
+        self.page_keys = meant.clamp(1, 2 * self.page_keys);
     }
 }
 

@@ -63,8 +63,16 @@ impl Splits {
         keys.bytes
     }
 
-    /// A list read with a limit goes on at `key`.
-    pub fn add(&self, key: &Bytes) {
+    /// What was read had these keys, and the list goes on at `next`. Tells how many bytes are before that.
+    pub fn learn_part(&self, next: &Bytes, keys: &Keys, page_bytes: u64) -> u64 {
+        if keys.bytes > 2 * page_bytes {
+            keys.marks.iter().for_each(|mark| self.add(mark));
+        }
+        self.add(next);
+        keys.bytes
+    }
+
+    fn add(&self, key: &Bytes) {
         let mut splits = self.keys.write();
         if splits.len() < self.keys_max {
             splits.insert(copied(key));
