@@ -15,7 +15,8 @@ use crate::{
     upstream::Cluster,
 };
 use http::HeaderMap;
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::time::timeout;
 use tonic::Code;
 
 pub(super) async fn compact(context: Context, mut incoming: Incoming, responder: Responder) {
@@ -44,21 +45,33 @@ pub(super) async fn compact(context: Context, mut incoming: Incoming, responder:
 /// waiting for them.
 fn follow(context: &Context, request: &CompactionRequest) {
     let default = context.topology.default();
-    let Some(reached) = default.cluster.timeline().time_of(request.revision) else {
+    if context.topology.is_single() {
+        return;
+    }
+    let Some(before) = default.cluster.timeline().before(request.revision) else {
         let revision = request.revision;
-        return tracing::info!(
+        return tracing::warn!(
             revision,
-            "other clusters are not compacted: the revision is older than what was seen of them"
+            "other clusters are not compacted: when the default cluster reached the revision is not \
+             known, it was before Seawall started"
         );
     };
     for placed in context.topology.secondaries() {
-        let Some(revision) = placed.cluster.timeline().revision_at(reached) else { continue };
+        let Some(revision) = placed.cluster.timeline().revision_at(before) else {
+            let cluster = &*placed.cluster.name;
+            tracing::warn!(cluster, "cluster is not compacted: it was not seen that long ago");
+            continue;
+        };
         let request = CompactionRequest { revision, physical: request.physical };
         let headers = materialize::credentials(context, &placed);
-        // Ends by itself: the call has a time limit of etcd's, and the lane closes with the member.
+        // Ends with the answer, or after `ANSWER_WAIT`.
         tokio::spawn(compact_at(Arc::clone(placed.cluster), request, headers, context.call.worker));
     }
 }
+
+/// Longer than etcd takes to remove what was compacted, for which a physical compaction waits. It goes
+/// on with that by itself.
+const ANSWER_WAIT: Duration = Duration::from_secs(10 * 60);
 
 async fn compact_at(
     cluster: Arc<Cluster>,
@@ -68,11 +81,15 @@ async fn compact_at(
 ) {
     let asked = cluster.ask::<CompactionResponse>(Method::Compact, &request, headers, worker, None);
     let (cluster, revision) = (&*cluster.name, request.revision);
-    match asked.await {
-        Ok(Ok(_)) => tracing::info!(cluster, revision, "compacted along with the default cluster"),
+    let error = match timeout(ANSWER_WAIT, asked).await {
+        Ok(Ok(Ok(_))) => {
+            return tracing::info!(cluster, revision, "compacted along with the default cluster");
+        }
         // Nothing has happened there since the last time.
-        Ok(Err(status)) if status.code() == Code::OutOfRange => {}
-        Ok(Err(error)) => tracing::warn!(cluster, revision, %error, "cluster was not compacted"),
-        Err(error) => tracing::warn!(cluster, revision, %error, "cluster was not compacted"),
-    }
+        Ok(Ok(Err(status))) if status.code() == Code::OutOfRange => return,
+        Ok(Ok(Err(status))) => status.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!(cluster, revision, error, "cluster was not compacted");
 }
