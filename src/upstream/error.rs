@@ -42,9 +42,4 @@ impl Error {
             false => Self::Lost { member, reason: error.to_string().into() },
         }
     }
-
-    /// Whether the call was certainly not carried out, so that even a write may be sent again.
-    pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Refused { .. })
-    }
 }
