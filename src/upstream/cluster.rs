@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
@@ -35,6 +35,9 @@ use tonic::Code;
 /// A call that no member can take waits this long for one at most, as a client of etcd's waits for
 /// its connection.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What etcd has said waits so long for another member to be connected to, which may say better.
+const REPEAT_WAIT: Duration = Duration::from_millis(500);
 
 /// Stores that were seen.
 static STORES: AtomicU64 = AtomicU64::new(0);
@@ -120,7 +123,7 @@ impl Cluster {
 
     /// Makes a call and waits for the head of its answer. A call that was certainly not carried out
     /// is sent to another member; a read that failed as unavailable is, too, once and within a
-    /// budget.
+    /// budget. What etcd said itself stands where no other member is well.
     ///
     /// # Errors
     ///
@@ -129,30 +132,51 @@ impl Cluster {
         let effect = if Sabotage::RepeatWrite.is_on() { Effect::Read } else { effect };
         self.budget.deposit();
         let mut tried = Tried::default();
-        let mut repeated = false;
+        let result = self.send(outbound, &mut tried).await;
+        if effect != Effect::Read {
+            return result;
+        }
+        match result {
+            Err(Error::Lost { .. }) if self.has_untried(tried) && self.may_repeat() => {
+                self.send(outbound, &mut tried).await
+            }
+            Ok(answer) if is_unavailable(&answer) => {
+                let another = Box::pin(self.ask_another(outbound, tried)).await;
+                Ok(another.unwrap_or(answer))
+            }
+            result => result,
+        }
+    }
+
+    /// Sends a call until a member has looked at it.
+    async fn send(&self, outbound: &Outbound, tried: &mut Tried) -> Result<Answer, Error> {
         loop {
-            let (index, exchange) = self.open(outbound, tried).await?;
+            let (index, exchange) = self.open(outbound, *tried).await?;
             let result = exchange.answer().await;
             tried.add(index);
-            let again = match &result {
-                // At most once for each member: `open` reports when all were tried.
-                Err(Error::Refused { .. }) => true,
-                Err(Error::Lost { .. }) => effect == Effect::Read && !repeated,
-                Ok(answer) if is_unavailable(answer) => effect == Effect::Read && !repeated,
-                _ => false,
-            };
-            if !again || !self.has_untried(tried) {
+            // At most once for each member: `open` reports when all were tried.
+            if !matches!(result, Err(Error::Refused { .. })) || !self.has_untried(*tried) {
                 return result;
             }
-            if !matches!(result, Err(Error::Refused { .. })) {
-                if !self.budget.withdraw() {
-                    self.metrics.retries_denied.inc();
-                    return result;
-                }
-                self.metrics.retries.inc();
-                repeated = true;
-            }
         }
+    }
+
+    /// The answer of a member that is well, if there is one that can be had soon.
+    async fn ask_another(&self, outbound: &Outbound, tried: Tried) -> Option<Answer> {
+        let index = self.pick(outbound, tried)?;
+        if self.members[index].state() >= State::Suspect || !self.may_repeat() {
+            return None;
+        }
+        let opened = timeout(REPEAT_WAIT, self.open_at(index, outbound)).await;
+        opened.ok()?.ok()?.answer().await.ok()
+    }
+
+    /// Whether the budget lets a read be sent once more.
+    fn may_repeat(&self) -> bool {
+        let may = self.budget.withdraw();
+        let counter = if may { &self.metrics.retries } else { &self.metrics.retries_denied };
+        counter.inc();
+        may
     }
 
     /// Sends a call whose streams the caller drives itself.
@@ -201,20 +225,21 @@ impl Cluster {
                 tried = refused_by;
                 continue;
             };
-            let member = &self.members[index];
-            let attempt = async {
-                let pool = member.pool(outbound.worker, outbound.lane);
-                let slot = pool.acquire(member).await?;
-                let exchange = Exchange::start(member, slot, outbound).await;
-                exchange.map_err(|error| Arc::from(error.to_string()))
-            };
-            match timeout_at(deadline, attempt).await {
+            match timeout_at(deadline, self.open_at(index, outbound)).await {
                 Ok(Ok(exchange)) => return Ok((index, exchange)),
                 Ok(Err(failed)) => reason = failed,
                 Err(_) => return Err(self.gave_up(outbound, reason)),
             }
             tried.add(index);
         }
+    }
+
+    /// Sends a call to this member, once there is a connection with room.
+    async fn open_at(&self, index: usize, outbound: &Outbound) -> Result<Exchange, Arc<str>> {
+        let member = &self.members[index];
+        let slot = member.pool(outbound.worker, outbound.lane).acquire(member).await?;
+        let exchange = Exchange::start(member, slot, outbound).await;
+        exchange.map_err(|error| error.to_string().into())
     }
 
     fn pick(&self, outbound: &Outbound, tried: Tried) -> Option<usize> {

@@ -2,7 +2,7 @@
 
 use crate::{DEADLINE, operator, seawall};
 use anyhow::{Context, Result, ensure};
-use etcd_client::{Client, Error};
+use etcd_client::{Client, ConnectOptions, Error};
 use seawall_testkit::{Cluster, SeawallProcess, eventually};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -82,6 +82,40 @@ async fn without_any_member_calls_fail_in_time_and_later_succeed() -> Result<()>
     .await?;
     ensure!(client.get("/before", None).await?.count() == 1, "what was there has gone");
     Ok(())
+}
+
+/// Where etcd says at once that it has no leader, a read was made again at members that were gone: five
+/// seconds later Seawall said that none could be reached.
+#[tokio::test]
+async fn what_the_last_member_says_is_what_clients_are_told() -> Result<()> {
+    let cluster = Cluster::builder().members(3).start().await?;
+    let seawall = seawall(&cluster.endpoints(), &[]).await?;
+    let options = ConnectOptions::new().with_require_leader(true);
+    let mut client = Client::connect([seawall.endpoint()?], Some(options)).await?;
+    client.put("/before", "", None).await?;
+    for member in &cluster.members()[1..] {
+        member.kill().await?;
+    }
+    let mut read = async || {
+        let get = timeout(CALL_TIMEOUT, client.get("/before", None)).await.context("no answer")?;
+        let status = match get {
+            Err(Error::GRpcStatus(status)) => status,
+            other => anyhow::bail!("{other:?}"),
+        };
+        ensure!(status.code() == Code::Unavailable, "it is {status}");
+        ensure!(status.message() == "etcdserver: no leader", "it is {status}");
+        Ok(())
+    };
+    eventually(DEADLINE, "what etcd says without a leader", &mut read).await?;
+    for member in &cluster.members()[1..] {
+        eventually(DEADLINE, "Seawall to find out", async || {
+            let state = operator::member_state(seawall.admin()?, &member.endpoint()).await?;
+            ensure!(state == "down", "it is {state}");
+            Ok(())
+        })
+        .await?;
+    }
+    read().await
 }
 
 #[tokio::test]
