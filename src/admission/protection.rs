@@ -295,31 +295,40 @@ impl Protection {
         if let Some(held) = self.memory.try_hold(bytes) {
             return Ok(Some(held));
         }
-        let counters = self.metrics.protection("memory");
-        let counted = counters.of(Mode::Enforce);
-        counted.delayed.inc();
+        self.metrics.protection("memory").of(Mode::Enforce).delayed.inc();
         let wait_max = self.current().config.queues.lists.wait_max;
         let limit = Instant::now() + wait_max;
         let until = deadline.map_or(limit, |deadline| deadline.min(limit));
         match tokio::time::timeout_at(until, self.memory.hold(bytes)).await {
             Ok(held) => Ok(Some(held)),
             Err(_) if deadline.is_some_and(|deadline| deadline <= until) => Err(Denied::Expired),
-            Err(_) => {
-                counted.refused.inc();
-                Err(Denied::Refused(Refusal {
-                    kind: RefusalKind::Load,
-                    rule: "memory".into(),
-                    reason: format!(
-                        "there was no room for {bytes} bytes within {}s, {} of {} being used",
-                        wait_max.as_secs(),
-                        self.memory.used(),
-                        self.memory.limit()
-                    ),
-                    remedy: "raise protection.memory",
-                    pushback: Some(Duration::from_secs(1)),
-                }))
-            }
+            Err(_) => Err(self.no_room(bytes, &format!(" within {}s", wait_max.as_secs()))),
         }
+    }
+
+    /// Takes more room for an answer, up to `bytes` in all. It has a part already, and so waits for
+    /// nobody.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn grow(&self, held: &mut Held, bytes: u64) -> Result<(), Denied> {
+        held.grow_to(bytes).then_some(()).ok_or_else(|| self.no_room(bytes, ""))
+    }
+
+    fn no_room(&self, bytes: u64, within: &str) -> Denied {
+        self.metrics.protection("memory").of(Mode::Enforce).refused.inc();
+        Denied::Refused(Refusal {
+            kind: RefusalKind::Load,
+            rule: "memory".into(),
+            reason: format!(
+                "there was no room for {bytes} bytes{within}, {} of {} being used",
+                self.memory.used(),
+                self.memory.limit()
+            ),
+            remedy: "raise protection.memory",
+            pushback: Some(Duration::from_secs(1)),
+        })
     }
 
     /// Room for an answer whose client has stalled; counted as a refusal where there is none.

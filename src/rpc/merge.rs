@@ -5,44 +5,49 @@
 
 use super::{Context, error::Error, materialize, status};
 use crate::{
-    admission::Cost,
+    admission::{Cost, Held, Protection},
     etcd::{
         key_range::KeyRange,
         method::Method,
         proto::etcdserverpb::{
-            RangeRequest, RangeResponse,
+            RangeRequest, RangeResponse, ResponseHeader,
             range_request::{SortOrder, SortTarget},
         },
     },
     grpc,
-    pipeline::{Patience, Responder, Topology, send_pieces},
+    pipeline::{self, Manner, Patience, Responder, Topology, send_pieces},
     routing::Segment,
+    upstream::{self, Answer},
 };
-use std::pin::pin;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use std::{pin::pin, sync::Arc};
 
-/// Bytes of joined answers; they are held until the last one came.
-const MERGED_BYTES_MAX: usize = 64 << 20;
+/// Bytes of joined answers; they are held until the client has taken them.
+const MERGED_BYTES_MAX: u64 = 64 << 20;
 
-/// Answers a range that lies in the clusters of `segments`.
+/// Room that every one takes, before it is known how large it is.
+const ROOM: u64 = 64 << 10;
+
+/// Answers a range that lies in the clusters of `segments`, and that [`check`] has nothing against.
 pub(super) async fn range(
     context: &Context,
-    method: Method,
+    manner: Manner,
     request: &RangeRequest,
     segments: &[Segment<'_, usize>],
     mut responder: Responder,
 ) {
-    if let Err(error) = check(context, method, request, segments) {
-        return responder.status(&status::of(&error));
-    }
     let mut cost = Cost::default();
-    let joined = responder.unless_gone(pin!(join(context, request, segments, &mut cost))).await;
+    let joining = join(context, manner, request, segments, &mut cost);
+    let joined = responder.unless_gone(pin!(joining)).await;
     if let Some(account) = responder.record.account() {
         account.cost = Some(cost);
     }
     match joined {
-        Ok(Ok(response)) => {
-            let patience = Patience::new(&context.edge.protection);
-            send_pieces(&[grpc::encode(&response)], responder, patience).await;
+        Ok(Ok(joined)) => {
+            let (pieces, _held) = joined.into_pieces();
+            let patience = Patience::with_room(&context.edge.protection);
+            send_pieces(&pieces, responder, patience).await;
         }
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}
@@ -63,7 +68,8 @@ pub(super) fn spans(
     format!("the range {keys} {what}: its keys lie in several etcd clusters ({})", parts.join(", "))
 }
 
-fn check(
+/// What speaks against joining the answers; asked before the call waits for its turn.
+pub(super) fn check(
     context: &Context,
     method: Method,
     request: &RangeRequest,
@@ -96,13 +102,15 @@ fn check(
 /// What has come so far has had its `cost`.
 async fn join(
     context: &Context,
+    manner: Manner,
     request: &RangeRequest,
     segments: &[Segment<'_, usize>],
     cost: &mut Cost,
-) -> Result<RangeResponse, Error> {
-    let mut joined = RangeResponse::default();
+) -> Result<Joined, Error> {
+    let protection = &context.edge.protection;
+    let mut joined = Joined::new(protection.hold(ROOM, context.call.deadline).await?);
     for segment in segments {
-        let left = request.limit - joined.kvs.len() as i64;
+        let left = request.limit - joined.keys;
         let full = request.limit > 0 && left <= 0;
         let part = RangeRequest {
             key: segment.range.start.clone(),
@@ -112,17 +120,17 @@ async fn join(
             count_only: request.count_only || full,
             ..request.clone()
         };
-        let response = ask(context, *segment.cluster, &part).await?;
-        joined.count += response.count;
-        joined.more |= response.more || full && response.count > 0;
+        let mut answer = ask(context, manner, *segment.cluster, &part).await?;
+        let length = answer.length().await?.unwrap_or(0) as u64;
+        joined.make_room(protection, length)?;
+        let mut response: RangeResponse = answer.decode().await?.map_err(Error::Etcd)?;
         cost.keys += u64::try_from(response.count).unwrap_or_default();
-        cost.bytes += prost::Message::encoded_len(&response) as u64;
-        if cost.bytes > MERGED_BYTES_MAX as u64 {
-            return Err(Error::MergeTooLarge { max: MERGED_BYTES_MAX });
-        }
-        joined.kvs.extend(response.kvs);
+        cost.bytes += length;
+        response.more |= full && response.count > 0;
+        let header = response.header;
+        joined.add(response);
         if *segment.cluster == 0 {
-            joined.header = response.header;
+            joined.header = header;
         }
     }
     if joined.header.is_none() {
@@ -131,10 +139,70 @@ async fn join(
     Ok(joined)
 }
 
-async fn ask(context: &Context, index: usize, part: &RangeRequest) -> Result<RangeResponse, Error> {
+async fn ask(
+    context: &Context,
+    manner: Manner,
+    index: usize,
+    part: &RangeRequest,
+) -> Result<Answer, Error> {
     let placed = context.topology.at(index);
-    let headers = materialize::credentials(context, &placed);
-    let (worker, deadline) = (context.call.worker, context.call.deadline);
-    let asked = placed.cluster.ask(Method::Range, part, headers, worker, deadline).await?;
-    asked.map_err(Error::Etcd)
+    let mut outbound = upstream::outbound(Method::Range, part, context.call.worker, manner.lane);
+    Arc::make_mut(&mut outbound.headers).extend(materialize::credentials(context, &placed));
+    outbound.deadline = context.call.deadline;
+    Ok(pipeline::resend(&placed, &outbound, manner).await?)
+}
+
+/// An answer as far as it has come, encoded.
+struct Joined {
+    header: Option<ResponseHeader>,
+    /// The keys of each part.
+    parts: Vec<Bytes>,
+    bytes: u64,
+    keys: i64,
+    count: i64,
+    more: bool,
+    /// Its room; `None` where there is less than the least of it.
+    held: Option<Held>,
+}
+
+impl Joined {
+    fn new(held: Option<Held>) -> Self {
+        Self { header: None, parts: Vec::new(), bytes: 0, keys: 0, count: 0, more: false, held }
+    }
+
+    /// Takes the room for a part of `length` bytes: as it comes, and as it goes on.
+    fn make_room(&mut self, protection: &Protection, length: u64) -> Result<(), Error> {
+        if self.bytes + length > MERGED_BYTES_MAX {
+            return Err(Error::MergeTooLarge { max: MERGED_BYTES_MAX as usize });
+        }
+        match &mut self.held {
+            Some(held) => Ok(protection.grow(held, self.bytes + 2 * length)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what a part says but for its header.
+    fn add(&mut self, part: RangeResponse) {
+        self.keys += part.kvs.len() as i64;
+        self.count += part.count;
+        self.more |= part.more;
+        let keys = RangeResponse { kvs: part.kvs, ..RangeResponse::default() }.encode_to_vec();
+        self.bytes += keys.len() as u64;
+        self.parts.push(keys.into());
+        if let Some(held) = &mut self.held {
+            held.shrink(self.bytes.max(ROOM));
+        }
+    }
+
+    /// The message in pieces, in the order of its fields, and its room.
+    fn into_pieces(self) -> (Vec<Bytes>, Option<Held>) {
+        let Self { header, parts, bytes, count, more, held, .. } = self;
+        let header = RangeResponse { header, ..RangeResponse::default() }.encode_to_vec();
+        let end = RangeResponse { more, count, ..RangeResponse::default() }.encode_to_vec();
+        let mut start = BytesMut::with_capacity(grpc::PREFIX_LEN + header.len());
+        grpc::put_prefix(header.len() + bytes as usize + end.len(), &mut start);
+        start.put_slice(&header);
+        let pieces = [start.freeze()].into_iter().chain(parts).chain([end.into()]).collect();
+        (pieces, held)
+    }
 }

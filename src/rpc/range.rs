@@ -47,6 +47,9 @@ pub(super) async fn range(
     let placed = match context.topology.owners(&keys) {
         Ok(placed) => placed,
         Err(segments) => {
+            if let Err(error) = merge::check(&context, method, &request, &segments) {
+                return responder.status(&status::of(&error));
+            }
             // Its turn is the default cluster's, where most of such a range lies.
             let subject = context.subject(method, kind, Some(keys), 0);
             let default = context.topology.default();
@@ -57,7 +60,7 @@ pub(super) async fn range(
                 Ok(Err(error)) => return responder.status(&status::of(&error)),
                 Err(Gone) => return,
             }
-            let merging = merge::range(&context, method, &request, &segments, responder);
+            let merging = merge::range(&context, manner, &request, &segments, responder);
             return Box::pin(merging).await;
         }
     };

@@ -1,13 +1,13 @@
 //! How much rules let pass, and what they count.
 
-use crate::{Kv, Refused, Stage, list, put_if};
+use crate::{Kv, Refused, Stage, list, merging::Pair, put_if};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use seawall::etcd::{
     method::Method,
     proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op::Request},
 };
-use seawall_testkit::{Cluster, LogLine, eventually};
+use seawall_testkit::{LogLine, eventually};
 use std::fs;
 use tonic::Code;
 
@@ -191,19 +191,9 @@ async fn what_a_list_that_is_passed_on_has_cost_is_owed() -> Result<()> {
 /// The parts of a list that lies in several clusters are put together here, and none was charged.
 #[tokio::test]
 async fn what_a_merged_list_has_cost_is_owed() -> Result<()> {
-    let (main, other) = (Cluster::single().await?, Cluster::single().await?);
-    let config = main.dir().join("seawall.yaml");
-    let endpoints = |cluster: &Cluster| cluster.endpoints().join(", ");
-    let clusters = format!(
-        "clusters:\n  main: {{endpoints: [{}]}}\n  other: {{endpoints: [{}]}}\n\
-         listeners: [{{default: main, routes: [{{prefix: /registry/pods/, cluster: other}}]}}]\n",
-        endpoints(&main),
-        endpoints(&other)
-    );
     let rule = "{name: costly, match: {classes: [heavy_list]}, \
                 limit: {cost: 30/h, burst: 1h, wait_max: 0s}}";
-    fs::write(&config, format!("{clusters}protection: {{rules: [{rule}]}}\n"))?;
-    let seawall = crate::seawall(&config).await?;
+    let Pair { main, other, seawall } = Pair::start(&format!("rules: [{rule}]")).await?;
     for cluster in [&main, &other] {
         let direct = Kv::connect(cluster.member(0).address()).await?;
         for key in ["pods/1", "pods/2", "configmaps/1", "configmaps/2"] {

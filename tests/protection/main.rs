@@ -8,6 +8,7 @@ mod guards;
 mod identities;
 mod leaving;
 mod limits;
+mod merging;
 mod overload;
 mod paging;
 mod rules;

@@ -1,0 +1,116 @@
+//! Lists that lie in two clusters and are put together here.
+
+use crate::{Kv, list, operator, raw};
+use anyhow::{Context, Result, ensure};
+use seawall::{
+    etcd::{method::Method, proto::etcdserverpb::RangeRequest},
+    grpc::encode,
+};
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
+use std::fs;
+use tonic::Code;
+
+/// Two clusters behind one Seawall: pods live in the other one.
+pub(crate) struct Pair {
+    pub(crate) main: Cluster,
+    pub(crate) other: Cluster,
+    pub(crate) seawall: SeawallProcess,
+}
+
+impl Pair {
+    /// `protection` is the YAML inside that key's braces.
+    pub(crate) async fn start(protection: &str) -> Result<Self> {
+        let (main, other) = (Cluster::single().await?, Cluster::single().await?);
+        let config = main.dir().join("seawall.yaml");
+        let endpoints = |cluster: &Cluster| cluster.endpoints().join(", ");
+        let clusters = format!(
+            "clusters:\n  main: {{endpoints: [{}]}}\n  other: {{endpoints: [{}]}}\n\
+             listeners: [{{default: main, routes: [{{prefix: /registry/pods/, cluster: other}}]}}]\n",
+            endpoints(&main),
+            endpoints(&other)
+        );
+        fs::write(&config, format!("{clusters}protection: {{{protection}}}\n"))?;
+        let seawall = crate::seawall(&config).await?;
+        Ok(Self { main, other, seawall })
+    }
+
+    /// So many objects of `size` bytes of a resource, in the cluster that they belong to.
+    async fn fill(&self, resource: &str, number: usize, size: usize) -> Result<()> {
+        let cluster = if resource == "pods" { &self.other } else { &self.main };
+        let direct = Kv::connect(cluster.member(0).address()).await?;
+        for n in 0..number {
+            let put = direct.put(&format!("/registry/{resource}/{n:03}"), vec![b'v'; size]).await?;
+            put.ok().context("a put is refused")?;
+        }
+        Ok(())
+    }
+}
+
+/// Up to twice 64 MiB for each such list lay here, beside all that counts in `protection.memory`.
+#[tokio::test]
+async fn merged_lists_count_in_memory_until_they_are_read() -> Result<()> {
+    let pair = Pair::start("memory: 64MiB").await?;
+    pair.fill("configmaps", 20, 1_000_000).await?;
+    pair.fill("pods", 20, 1_000_000).await?;
+    let mut connection = raw::Connection::open(pair.seawall.address("main")?).await?;
+    let mut call = connection.call(Method::Range.path()).await?;
+    call.sending.send_data(encode(&list("/registry/")), true)?;
+    let unread = call.answer().await?;
+    // 40 MB lie here for it.
+    let kv = Kv::connect(pair.seawall.address("main")?).await?;
+    let refused = kv.range(&list("/registry/")).await?.err().context("it is answered")?;
+    ensure!(refused.code == Code::ResourceExhausted, "{refused:?}");
+    ensure!(refused.text.contains("(seawall: memory: there was no room for"), "{refused:?}");
+    let admin = pair.seawall.admin()?;
+    let held = async |least: f64, most: f64| {
+        eventually(crate::client::DEADLINE, "what is held", async || {
+            let held = operator::metric(admin, "seawall_held_bytes").await?;
+            ensure!((least..=most).contains(&held), "{held} bytes are held");
+            Ok(())
+        })
+        .await
+    };
+    held(40_000_000.0, 40_100_000.0).await?;
+    drop((unread, connection));
+    held(0.0, 0.0).await?;
+    let merged = kv.range(&list("/registry/")).await?.ok().context("it is refused")?;
+    ensure!((merged.kvs.len(), merged.count, merged.more) == (40, 40, false));
+    ensure!(merged.kvs.is_sorted_by_key(|kv| kv.key.clone()), "out of order");
+    ensure!(merged.header.is_some(), "no header");
+    Ok(())
+}
+
+/// What cannot be had waited for its turn to be told so.
+#[tokio::test]
+async fn what_cannot_be_merged_takes_no_turn() -> Result<()> {
+    let rule = "{name: never, deny: true, match: {classes: [heavy_list]}}";
+    let pair = Pair::start(&format!("rules: [{rule}]")).await?;
+    let kv = Kv::connect(pair.seawall.address("main")?).await?;
+    for (revision, code) in [(0, Code::PermissionDenied), (2, Code::InvalidArgument)] {
+        let asked = RangeRequest { revision, ..list("/registry/") };
+        let refused = kv.range(&asked).await?.err().context("it is answered")?;
+        ensure!(refused.code == code, "{refused:?}");
+    }
+    Ok(())
+}
+
+/// It was `INTERNAL` where a single part was too large.
+#[tokio::test]
+async fn merged_lists_that_are_too_large_are_refused_in_so_many_words() -> Result<()> {
+    let pair = Pair::start("memory: 64MiB").await?;
+    pair.fill("configmaps", 50, 1_400_000).await?;
+    let kv = Kv::connect(pair.seawall.address("main")?).await?;
+    for (limit, text) in [
+        (0, "seawall: answers of several etcd clusters are joined up to 67108864 bytes"),
+        (40, "(seawall: memory: there was no room for"),
+    ] {
+        let asked = RangeRequest { limit, ..list("/registry/") };
+        let refused = kv.range(&asked).await?.err().context("it is answered")?;
+        ensure!(refused.code == Code::ResourceExhausted, "{refused:?}");
+        ensure!(refused.text.contains(text), "{refused:?}");
+    }
+    let some = RangeRequest { limit: 10, ..list("/registry/") };
+    let merged = kv.range(&some).await?.ok().context("it is refused")?;
+    ensure!((merged.kvs.len(), merged.count, merged.more) == (10, 50, true));
+    Ok(())
+}
