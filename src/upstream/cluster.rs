@@ -1,5 +1,8 @@
 //! One etcd cluster.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     Answer, Config, Error, Exchange, Member, Metrics, Outbound, State,
     balance::{self, Tried},
@@ -219,7 +222,8 @@ impl Cluster {
             // Before looking, so that no change between the look and the wait is missed.
             changed.as_mut().enable();
             let Some(index) = self.pick(outbound, tried) else {
-                if timeout_at(deadline, changed).await.is_err() {
+                let until = deadline.min(self.next_dial(outbound, refused_by));
+                if timeout_at(until, changed).await.is_err() && Instant::now() >= deadline {
                     return Err(self.gave_up(outbound, reason));
                 }
                 tried = refused_by;
@@ -240,6 +244,17 @@ impl Cluster {
         let slot = member.pool(outbound.worker, outbound.lane).acquire(member).await?;
         let exchange = Exchange::start(member, slot, outbound).await;
         exchange.map_err(|error| error.to_string().into())
+    }
+
+    /// When one of the members that have not refused the call may be connected to again; whatever has
+    /// failed is not tried again at once.
+    fn next_dial(&self, outbound: &Outbound, refused_by: Tried) -> Instant {
+        let members = self.members.iter().enumerate();
+        let left = members.filter(|(index, _)| !refused_by.has(*index));
+        let dial_after =
+            left.map(|(_, member)| member.pool(outbound.worker, outbound.lane).dial_after());
+        let soonest = Instant::now() + self.settings.backoff_min;
+        dial_after.min().map_or(soonest, |dial_after| dial_after.max(soonest))
     }
 
     fn pick(&self, outbound: &Outbound, tried: Tried) -> Option<usize> {

@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, oneshot},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 /// Which kind of connection a call takes: lists share none with writes, and neither with watches,
@@ -86,8 +86,8 @@ pub struct Slot {
 /// What [`Pool::take`] found.
 enum Taken {
     Slot(Slot),
-    /// Connections are coming up, or all are full.
-    Wait,
+    /// Connections are coming up, or all are full; another one may be dialed at this time.
+    Wait(Option<Instant>),
     /// No connection, and it is too early to dial again.
     Unreachable(Arc<str>),
 }
@@ -125,7 +125,8 @@ impl Pool {
             match self.take(member) {
                 Taken::Slot(slot) => return Ok(slot),
                 Taken::Unreachable(reason) => return Err(reason),
-                Taken::Wait => changed.await,
+                Taken::Wait(None) => changed.await,
+                Taken::Wait(Some(dial_after)) => drop(timeout_at(dial_after, changed).await),
             }
         }
     }
@@ -134,7 +135,7 @@ impl Pool {
     pub(super) fn take_now(self: &Arc<Self>, member: &Arc<Member>) -> Option<Slot> {
         match self.take(member) {
             Taken::Slot(slot) => Some(slot),
-            Taken::Wait | Taken::Unreachable(_) => None,
+            Taken::Wait(_) | Taken::Unreachable(_) => None,
         }
     }
 
@@ -156,7 +157,7 @@ impl Pool {
                 Taken::Slot(Slot { connection: best, pool: Arc::clone(self) })
             }
             None if state.dialing == 0 => Taken::Unreachable(Arc::clone(&state.last_error)),
-            _ => Taken::Wait,
+            _ => Taken::Wait((crowded && room && early).then_some(state.dial_after)),
         }
     }
 
@@ -226,9 +227,16 @@ impl Pool {
         }
     }
 
-    /// The member was reached by other means: it may be dialed at once.
-    pub(super) fn reset_backoff(&self) {
-        self.state.lock().dial_after = Instant::now();
+    /// When it may be dialed again.
+    pub(super) fn dial_after(&self) -> Instant {
+        self.state.lock().dial_after
+    }
+
+    /// The member has come back: it may be dialed after `pause`, however often that has failed.
+    pub(super) fn shorten_backoff(&self, pause: Duration) {
+        let mut state = self.state.lock();
+        state.dial_after = state.dial_after.min(Instant::now() + pause);
+        drop(state);
         self.changed.notify_waiters();
     }
 }

@@ -185,17 +185,19 @@ impl Member {
         }
         self.state.store(state as u8, Relaxed);
         self.metrics.state.set(state as i64);
-        let (member, before, state_name) = (&*self.name, before.as_str(), state.as_str());
+        let (member, state_name) = (&*self.name, state.as_str());
         let cluster = &*self.settings.name;
         match state {
-            State::Healthy => tracing::info!(cluster, member, before, "member is healthy"),
+            State::Healthy => {
+                tracing::info!(cluster, member, before = before.as_str(), "member is healthy")
+            }
             State::Learner => {
                 tracing::info!(cluster, member, "member is a learner and gets no calls")
             }
             _ => tracing::warn!(
                 cluster,
                 member,
-                before,
+                before = before.as_str(),
                 state = state_name,
                 reason,
                 "member is not healthy"
@@ -203,7 +205,10 @@ impl Member {
         }
         match state {
             State::Down => self.close(),
-            State::Healthy => self.each_pool(Pool::reset_backoff),
+            // What fails beside a connection that works is not to be tried without pause.
+            _ if before == State::Down => {
+                self.each_pool(|pool| pool.shorten_backoff(self.settings.backoff_min))
+            }
             _ => {}
         }
         self.cluster_changed.notify_waiters();

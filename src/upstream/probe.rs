@@ -6,8 +6,11 @@ use crate::etcd::{
     proto::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse},
 };
 use bytes::Bytes;
-use std::sync::{Arc, Weak};
-use tokio::time::{Instant, sleep, timeout};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
@@ -20,16 +23,23 @@ pub(super) fn start(cluster: &Arc<Cluster>) -> Vec<AbortOnDropHandle<()>> {
     (0..cluster.members.len()).map(prober).collect()
 }
 
+/// Between two probes at least, however many connections to the member fail.
+const PAUSE: Duration = Duration::from_millis(100);
+
 async fn run(cluster: Weak<Cluster>, index: usize) {
     let mut failures = 0;
     loop {
         let Some(cluster) = cluster.upgrade() else { return };
+        let next = Instant::now() + PAUSE;
         let member = Arc::clone(&cluster.members[index]);
         probe(&cluster, index, &mut failures).await;
         drop(cluster);
         tokio::select! {
             () = sleep(member.settings.probe.interval) => {}
-            () = member.probe_now.notified() => {}
+            () = async {
+                member.probe_now.notified().await;
+                sleep_until(next).await;
+            } => {}
         }
     }
 }
