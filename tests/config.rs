@@ -152,7 +152,7 @@ clusters:
     endpoints: [https://127.0.0.1:2379]
     tls: {cert_file: a.crt}
   other:
-    endpoints: [http://127.0.0.1:2379]
+    endpoints: [http://127.0.0.2:2379]
     tls: {ca_file: ca.crt}
 ",
         &[
@@ -193,7 +193,7 @@ clusters:
     probe: {interval: 1ms, failures: 0}
     lanes: {heavy: {streams_spread: 17, connection_window: 4KiB}}
   b c:
-    endpoints: [http://a:1]
+    endpoints: [http://b:1]
 workers: 1000
 ",
         &[
@@ -213,6 +213,32 @@ workers: 1000
             r#"seawall.yaml:14:3: clusters.b c: expected a name of at most 63 letters, digits, - and _, met "b c""#,
             "seawall.yaml:16:10: workers: expected at most 256, met 1000",
         ],
+    );
+}
+
+/// A lease that had been granted was revoked, since what had it under the other name was taken for a
+/// copy.
+#[test]
+fn a_member_belongs_to_one_cluster() {
+    check(
+        "listeners:
+- default: main
+  etcd_servers_overrides: /events#http://c:1;http://d:1
+clusters:
+  main:
+    endpoints: [http://a:1, http://b:1, http://c:1]
+  other:
+    endpoints: [http://d:2, https://b:1]
+",
+        &[
+            "seawall.yaml:3:27: clusters.events.endpoints[0]: http://c:1 is a member of cluster main already",
+            "seawall.yaml:8:29: clusters.other.endpoints[1]: https://b:1 is a member of cluster main already",
+        ],
+    );
+    let many: Vec<_> = (0..65).map(|port| format!("http://a:{}", port + 1)).collect();
+    check(
+        &format!("clusters: {{main: {{endpoints: [{}]}}}}\n", many.join(", ")),
+        &["seawall.yaml:1:19: clusters.main.endpoints: expected at most 64 URLs, met 65"],
     );
 }
 

@@ -43,6 +43,7 @@ pub(super) fn validate(
     } = file;
     let mut clusters = checks.clusters(clusters);
     let listeners = checks.listeners(listeners, &mut clusters);
+    checks.members_apart(&clusters);
     let admin = checks.admin(admin, &listeners);
     let settings = Settings {
         access: checks.access(access),

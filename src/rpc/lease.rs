@@ -102,7 +102,10 @@ async fn revoke_copies(context: &Context, id: i64) {
             tracing::warn!(cluster, lease, error, "copy of a revoked lease is left to expire");
         }
     };
-    join_all(context.topology.secondaries().map(revoke)).await;
+    // Under another name the default cluster has no copy, but the lease itself.
+    let own = context.topology.default().cluster.header().cluster_id;
+    let is_other = |placed: &Placed<'_>| own == 0 || placed.cluster.header().cluster_id != own;
+    join_all(context.topology.secondaries().filter(is_other).map(revoke)).await;
 }
 
 /// The default cluster knows how long a lease lives; its keys may be anywhere.

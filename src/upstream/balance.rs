@@ -5,17 +5,20 @@ use crate::etcd::method::Affinity;
 use rand::Rng;
 use std::sync::Arc;
 
+/// Members of one cluster: each is a bit of a number.
+pub const MEMBERS_MAX: usize = u64::BITS as usize;
+
 /// Members that a call was refused by, as a bit each.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Tried(u64);
 
 impl Tried {
     pub(super) fn add(&mut self, index: usize) {
-        self.0 |= 1 << (index % 64);
+        self.0 |= 1 << index;
     }
 
     pub(super) fn has(self, index: usize) -> bool {
-        self.0 & 1 << (index % 64) != 0
+        self.0 & 1 << index != 0
     }
 }
 
@@ -54,13 +57,13 @@ struct Candidates(u64);
 
 impl FromIterator<usize> for Candidates {
     fn from_iter<I: IntoIterator<Item = usize>>(indices: I) -> Self {
-        Self(indices.into_iter().fold(0, |set, index| set | 1 << (index % 64)))
+        Self(indices.into_iter().fold(0, |set, index| set | 1 << index))
     }
 }
 
 impl Candidates {
     fn iter(self) -> impl Iterator<Item = usize> {
-        (0..64).filter(move |index| self.0 & 1 << index != 0)
+        (0..MEMBERS_MAX).filter(move |index| self.0 & 1 << index != 0)
     }
 
     fn cheaper_of_two(self, members: &[Arc<Member>]) -> Option<usize> {

@@ -20,6 +20,7 @@ mod retry;
 mod timeline;
 
 pub use ask::{CONTROL, outbound};
+pub use balance::MEMBERS_MAX;
 pub use cluster::{Cluster, Identity};
 pub use config::{Config, Endpoint, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig};
 pub use error::Error;

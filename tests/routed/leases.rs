@@ -192,3 +192,27 @@ async fn a_lease_id_that_is_used_again_is_a_new_lease_everywhere() -> Result<()>
     assert_eq!(lease(&mut events, 4711).await?, (TTL / 2, vec![EVENT.into()]));
     Ok(())
 }
+
+/// Where two names led to one etcd, a lease with an id that its client had chosen was revoked as soon
+/// as it was granted.
+#[tokio::test]
+async fn a_lease_is_no_copy_of_itself() -> Result<()> {
+    let etcd = Cluster::single().await?;
+    let named = etcd.member(0).endpoint().replace("127.0.0.1", "localhost");
+    let route = format!("/registry/events={named}");
+    let args = ["--upstream", &etcd.member(0).endpoint(), "--route", &route];
+    let seawall = SeawallProcess::builder().binary(binary()).args(args).start().await?;
+    let mut client = connect(&seawall.endpoint()?).await?;
+    let mut id = 4711;
+    // Seawall has to have asked both who they are.
+    eventually(DEADLINE, "a lease that stays", async || {
+        id += 1;
+        let options = LeaseGrantOptions::new().with_id(id);
+        client.lease_grant(TTL, Some(options)).await?;
+        let (granted, _) = lease(&mut client, id).await?;
+        ensure!(granted == TTL, "it was revoked");
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}

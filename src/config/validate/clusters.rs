@@ -8,7 +8,10 @@ use crate::{
     },
     upstream,
 };
-use std::{collections::BTreeMap, collections::HashSet, time};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time,
+};
 
 impl Checks<'_> {
     pub(super) fn clusters(
@@ -67,9 +70,30 @@ impl Checks<'_> {
         }
     }
 
+    /// A store under two names would be taken for two: a lease is revoked in each but the default one
+    /// when its id is granted there.
+    pub(super) fn members_apart(&mut self, clusters: &[upstream::Config]) {
+        let mut owners = HashMap::new();
+        for cluster in clusters {
+            let name = &cluster.name;
+            for (index, endpoint) in cluster.endpoints.iter().enumerate() {
+                let owner = *owners.entry(endpoint.authority()).or_insert(name);
+                if owner != name {
+                    let path = format!("clusters.{name}.endpoints[{index}]");
+                    let text = format!("{endpoint} is a member of cluster {owner} already");
+                    self.problem(&path, text);
+                }
+            }
+        }
+    }
+
     fn endpoints(&mut self, path: &str, urls: Vec<Url>) -> Vec<upstream::Endpoint> {
         if urls.is_empty() {
             self.expected(path, "at least one URL such as https://10.0.0.1:2379", "none");
+        }
+        if urls.len() > upstream::MEMBERS_MAX {
+            let most = format!("at most {} URLs", upstream::MEMBERS_MAX);
+            self.expected(path, most, urls.len());
         }
         let mut seen = HashSet::new();
         for (index, url) in urls.iter().enumerate() {
