@@ -85,7 +85,10 @@ pub(super) async fn txn(context: Context, mut incoming: Incoming, responder: Res
     else {
         return;
     };
-    let leases: Vec<_> = keys_of::leases(&request).collect();
+    // Each is asked about, and may be granted elsewhere.
+    let mut leases: Vec<_> = keys_of::leases(&request).collect();
+    leases.sort_unstable();
+    leases.dedup();
     let needs = if context.judges() { access::of_txn(&request) } else { Vec::new() };
     let Some(responder) = context.allowed(&request, &message, needs, responder) else { return };
     let Some(responder) = context.allowed_leases(Verb::Write, &leases, responder).await else {

@@ -216,3 +216,23 @@ async fn a_lease_is_no_copy_of_itself() -> Result<()> {
     .await?;
     Ok(())
 }
+
+/// A lease that a transaction names with each of its puts was asked for and granted as many times.
+#[tokio::test]
+async fn a_lease_of_many_puts_is_granted_once() -> Result<()> {
+    let routed = Routed::start().await?;
+    let mut client = routed.client().await?;
+    let id = client.lease_grant(TTL, None).await?.id();
+    let puts: Vec<_> =
+        (0..100).map(|n| TxnOp::put(format!("{EVENT}{n}"), "v", leased(id))).collect();
+    client.txn(Txn::new().and_then(puts)).await?;
+    for (cluster, method) in [(&routed.main, "LeaseTimeToLive"), (&routed.events, "LeaseGrant")] {
+        let metrics = cluster.member(0).metrics().await?;
+        let mut started = metrics.lines().filter(|line| {
+            line.starts_with("grpc_server_started_total")
+                && line.contains(&format!("grpc_method=\"{method}\""))
+        });
+        ensure!(started.all(|line| line.ends_with(" 1")), "{method} was called more often");
+    }
+    Ok(())
+}
