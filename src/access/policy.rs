@@ -70,10 +70,15 @@ impl Access {
         self.current.load().as_ref().is_none_or(|config| config.mode == Mode::Off)
     }
 
-    /// Whether `client` may do this; only asked.
+    /// Whether what no grant lets is refused, and not only counted.
+    pub fn enforces(&self) -> bool {
+        self.current.load().as_ref().is_some_and(|config| config.mode == Mode::Enforce)
+    }
+
+    /// Whether grants let `client` do this, whatever comes of it; only asked.
     pub fn lets(&self, client: &Client, need: &Need) -> bool {
         let current = self.current.load();
-        let config = current.as_ref().filter(|config| config.mode == Mode::Enforce);
+        let config = current.as_ref().filter(|config| config.mode != Mode::Off);
         config.is_none_or(|config| config.judge(client, need) != Verdict::Refused)
     }
 

@@ -306,6 +306,17 @@ async fn observing_counts_and_refuses_nothing() -> Result<()> {
     let stranger = stage.named("stranger").await?;
     let _: Bytes = stranger.ok("KV/Put", "key: '/other'").await?;
     let name = "seawall_access_refused_total{verb=\"write\",mode=\"observe\"}";
-    ensure!(operator::metric(stage.seawall.admin()?, name).await? == 1.0);
+    let counted = async || operator::metric(stage.seawall.admin()?, name).await;
+    ensure!(counted().await? == 1.0);
+    // The keys of others that hang on a lease count as they are refused.
+    let operator = stage.named("operator").await?;
+    operator.ok("Lease/LeaseGrant", &format!("ID: {FOREIGN} TTL: 600")).await?;
+    operator.ok("KV/Put", &format!("key: '/other' lease: {FOREIGN}")).await?;
+    ensure!(counted().await? == 1.0);
+    let team = stage.named("team").await?;
+    team.ok("KV/Put", &format!("key: '/team/x' lease: {FOREIGN}")).await?;
+    ensure!(counted().await? == 2.0, "{}", counted().await?);
+    team.ok("Lease/LeaseRevoke", &format!("ID: {FOREIGN}")).await?;
+    ensure!(counted().await? == 3.0, "{}", counted().await?);
     Ok(())
 }
