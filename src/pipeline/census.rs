@@ -5,7 +5,7 @@ use crate::{
         method::Method,
         proto::etcdserverpb::{RangeRequest, RangeResponse},
     },
-    mirror::Mirror,
+    mirror::{Mirror, Tier},
     pipeline::token::has_token,
     upstream::Cluster,
 };
@@ -36,9 +36,10 @@ impl Census for Counting<'_> {
         .boxed()
     }
 
-    /// As of what is in memory.
+    /// As of what is in memory, with its values: an index does not know how long they are.
     fn mean_size(&self, range: &KeyRange) -> Option<f64> {
         let snapshot = self.mirror.collection(range, false).ok()?.snapshot()?;
+        let snapshot = Some(snapshot).filter(|held| held.tier == Tier::Value)?;
         let totals = snapshot.totals(range);
         (totals.count > 0).then(|| totals.bytes as f64 / totals.count as f64)
     }

@@ -266,6 +266,29 @@ async fn a_quota_of_bytes_knows_what_lies_in_memory() -> Result<()> {
     Ok(())
 }
 
+/// A quota of bytes was never full where only counts were asked of its keys: those that are held without
+/// their values were taken to have none.
+#[tokio::test]
+async fn a_quota_of_bytes_is_not_misled_by_keys_without_their_values() -> Result<()> {
+    let rule = "{name: pods, match: {prefixes: [/registry/pods]}, quota: {bytes: 64KiB}}";
+    let stage = Stage::protected(&format!("rules: [{rule}]")).await?;
+    let ours = stage.through().await?;
+    let value = || vec![b'v'; 10_000];
+    for number in 0..7 {
+        ours.put(&pod(number), value()).await?;
+    }
+    warm(&stage.seawall, &count(PODS)).await?;
+    let mut number = 7;
+    // It is full once its keys were counted anew.
+    eventually(DEADLINE, "a full quota", async || {
+        number += 1;
+        let full = ours.put(&pod(number), value()).await.err().context("it is stored")?;
+        ensure!(full.to_string().contains("seawall: pods:"), "{full:?}");
+        Ok(())
+    })
+    .await
+}
+
 /// What guards count in memory is what etcd has by then, whoever has put it there just before.
 #[tokio::test]
 async fn a_wide_delete_is_counted_in_memory_as_at_etcd() -> Result<()> {
