@@ -199,6 +199,19 @@ impl Collection {
 }
 
 #[cfg(test)]
+impl Collection {
+    pub(crate) fn fixture(name: &'static str, store: &Arc<Store>) -> Arc<Self> {
+        let collection = Self::new(Bytes::from_static(name.as_bytes()));
+        collection.set(State::Ready(Arc::clone(store)));
+        Arc::new(collection)
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.set(State::Cold);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::mirror::{Limits, Writer};

@@ -381,6 +381,16 @@ pub(super) fn below(name: &Bytes) -> KeyRange {
 }
 
 #[cfg(test)]
+impl Mirror {
+    /// One whose feed is here, and does nothing.
+    pub(crate) fn fixture(position: Position) -> Arc<Self> {
+        let (mirror, _) = tests::mirror();
+        mirror.set_position(position);
+        mirror
+    }
+}
+
+#[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::mirror::{Families, Limits};

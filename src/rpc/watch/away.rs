@@ -26,7 +26,9 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
 ///   `Due` back before it is sent, and while a cancel is not answered there is no cut. Requests for
 ///   progress may get lost, as they may at etcd.
 /// - *The client cancels between the cut and its place in memory.* The watcher is nowhere then: it is
-///   taken out of those that return, and the task of memory answers.
+///   taken out of those that return, or has no place when its turn comes, and the task of memory answers.
+/// - *The client asks how far all are, and memory answers before the watcher has its place there.* It is
+///   on its way until the task of memory seats it, and so the answer is about the others alone.
 /// - *etcd has cancelled one of them.* It does not come back, and its id stays taken.
 /// - *The id goes to etcd again, where there is something left of it.* etcd keeps what it did not send
 ///   before a cancel for the next watcher of that id on the stream. This is why nothing is cancelled

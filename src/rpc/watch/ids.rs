@@ -321,10 +321,15 @@ impl Ids {
         self.returning.pop_front()
     }
 
-    /// A watcher that has left etcd has a place in memory.
-    pub(super) fn comes_back(&mut self, id: i64, cluster: usize) {
-        if let Some(watcher) = self.watchers.get_mut(&id) {
-            watcher.source = Source::Memory(cluster);
+    /// A watcher that has left etcd takes its place in memory, unless the client has cancelled it
+    /// already.
+    pub(super) fn comes_back(&mut self, id: i64, cluster: usize) -> bool {
+        match self.watchers.get_mut(&id) {
+            Some(watcher) if watcher.source == Source::Moving(cluster) => {
+                watcher.source = Source::Memory(cluster);
+                true
+            }
+            _ => false,
         }
     }
 

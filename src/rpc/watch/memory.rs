@@ -6,6 +6,8 @@
 //! come back later.
 
 mod followed;
+#[cfg(test)]
+mod tests;
 
 use super::{
     head::ALL,
@@ -115,18 +117,17 @@ impl Loss {
 impl Memory {
     pub(super) fn start(desk: Desk) -> Self {
         let (orders, received) = mpsc::channel(ORDERS_QUEUED);
-        let keeper = Keeper {
-            desk,
-            followed: HashMap::new(),
-            changes: FuturesUnordered::new(),
-            loss: Loss::default(),
-        };
-        let task = tokio::spawn(keeper.run(received));
+        let task = tokio::spawn(Keeper::new(desk).run(received));
         Self { orders, _task: AbortOnDropHandle::new(task) }
     }
 }
 
 impl Keeper {
+    fn new(desk: Desk) -> Self {
+        let changes = FuturesUnordered::new();
+        Self { desk, followed: HashMap::new(), changes, loss: Loss::default() }
+    }
+
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let outlet = Arc::clone(&self.desk.outlet);
         let mut tick = interval(TICK);
@@ -158,14 +159,23 @@ impl Keeper {
             }
             Order::Return(seats) => {
                 for seat in seats {
-                    self.desk.mirror.metrics.watch_returns.inc();
-                    self.seat(seat).await?;
+                    self.take_back(seat).await?;
                 }
                 Ok(())
             }
             Order::Cancel(id) => self.cancel(id).await,
             Order::Progress => self.progress().await,
         }
+    }
+
+    /// Until here the watcher is on its way, and nothing that is told of all watchers is about it.
+    async fn take_back(&mut self, seat: Seat) -> Result<(), SendError> {
+        let desk = &self.desk;
+        if !desk.ids.lock().comes_back(seat.request.watch_id, desk.index) {
+            return Ok(());
+        }
+        desk.mirror.metrics.watch_returns.inc();
+        self.seat(seat).await
     }
 
     async fn seat(&mut self, seat: Seat) -> Result<(), SendError> {
@@ -183,9 +193,7 @@ impl Keeper {
     }
 
     async fn cancel(&mut self, watch_id: i64) -> Result<(), SendError> {
-        for followed in self.followed.values_mut() {
-            followed.remove(watch_id);
-        }
+        self.followed.values_mut().for_each(|followed| followed.remove(watch_id));
         let desk = &self.desk;
         let known = desk.cluster.header().revision;
         let header = Some(desk.header(known.max(desk.mirror.position().revision)));
@@ -346,22 +354,4 @@ fn next_change(name: Bytes, mut following: watch::Receiver<()>) -> BoxFuture<'st
         Changed { name, following }
     }
     .boxed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::time::advance;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_feed_that_is_found_again_in_time_is_waited_for() {
-        let mut loss = Loss::default();
-        assert!(!loss.is_long(false));
-        advance(LOST_MAX - TICK).await;
-        assert!(!loss.is_long(false) && !loss.is_long(true));
-        advance(LOST_MAX).await;
-        assert!(!loss.is_long(false));
-        advance(LOST_MAX).await;
-        assert!(loss.is_long(false));
-    }
 }

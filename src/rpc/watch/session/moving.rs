@@ -135,13 +135,12 @@ impl Session<'_> {
         }
     }
 
-    /// Seats those that came back. The others go on at etcd.
+    /// Has those seated that came back. The others go on at etcd.
     pub(super) async fn on_returned(&mut self, Returned { cluster, seats, others }: Returned) {
         self.owes_a_request = true;
         self.homecomings.entry(cluster).or_default().end();
         if let Some(ids) = &self.ids {
             let mut ids = ids.lock();
-            seats.iter().for_each(|seat| ids.comes_back(seat.request.watch_id, cluster));
             others.into_iter().for_each(|moving| ids.goes_back(moving));
         }
         if !seats.is_empty() {
