@@ -16,7 +16,10 @@ use crate::{
     },
 };
 use futures_util::future::join_all;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::time::timeout;
 
 /// A place in the history of a collection for a watcher that was asked for.
@@ -26,7 +29,8 @@ pub(super) struct Seat {
     pub(super) request: WatchCreateRequest,
     pub(super) watcher: Watcher,
     pub(super) collection: Arc<Collection>,
-    pub(super) store: Arc<Store>,
+    /// Not kept for a client that does not read.
+    pub(super) store: Weak<Store>,
     /// Of the answer that it was created.
     pub(super) header: ResponseHeader,
 }
@@ -136,6 +140,7 @@ fn take_again(
         return Err(Pass::Past);
     }
     let watcher = Watcher::new(request, header.revision).going_on_at(next);
+    let store = Arc::downgrade(&store);
     Ok(Seat { request: request.clone(), watcher, collection, store, header })
 }
 
@@ -176,7 +181,7 @@ async fn take(
         request: request.clone(),
         watcher,
         collection,
-        store,
+        store: Arc::downgrade(&store),
         header: ResponseHeader { revision, ..header },
     })
 }

@@ -12,7 +12,12 @@ use crate::{
     sabotage::Sabotage,
 };
 use prometheus_client::metrics::gauge::Gauge;
-use std::{collections::BTreeMap, ops::RangeBounds, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::RangeBounds,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::{task::yield_now, time::Instant};
 
 /// Bytes of events in one response, or those of one revision. The events are those of the history,
@@ -30,7 +35,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Followed {
     collection: Arc<Collection>,
-    store: Arc<Store>,
+    /// Kept by the collection alone: one that was given up is gone, however long a client does not read.
+    store: Weak<Store>,
     /// The store at etcd, and how far it was followed.
     seen: Seen,
     cursors: BTreeMap<i64, Cursor>,
@@ -70,7 +76,7 @@ impl Followed {
         let ResponseHeader { cluster_id, revision, .. } = seat.header;
         Self {
             collection: Arc::clone(&seat.collection),
-            store: Arc::clone(&seat.store),
+            store: Weak::clone(&seat.store),
             seen: Seen { cluster_id, revision },
             cursors: BTreeMap::new(),
         }
@@ -78,7 +84,7 @@ impl Followed {
 
     /// Takes a watcher in. Those of another store of the same collection leave.
     pub(super) fn add(&mut self, seat: Seat, desk: &Desk) {
-        if !Arc::ptr_eq(&self.store, &seat.store) {
+        if !Weak::ptr_eq(&self.store, &seat.store) {
             self.leave(desk);
             *self = Self::new(&seat);
         }
@@ -120,12 +126,14 @@ impl Followed {
         // In this order: what the feed has reached is in a store that is still there after that.
         let reached = desk.mirror.position().revision;
         let current = self.collection.store();
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.store)) {
+        let Some(current) = current.filter(|current| Arc::as_ptr(current) == self.store.as_ptr())
+        else {
             self.leave(desk);
             return Ok(());
-        }
+        };
         // The feed tells of a change before it tells how far it is.
-        let revision = reached.max(self.store.snapshot().revision);
+        let revision = reached.max(current.snapshot().revision);
+        drop(current);
         self.seen.revision = revision;
         let mut behind = Vec::new();
         for (id, cursor) in self.cursors.range_mut(ids) {
@@ -135,6 +143,7 @@ impl Followed {
                     tracing::debug!(cluster = &*desk.mirror.cluster, %why, "watcher: to etcd");
                     behind.push(*id);
                 }
+                Err(Stop::GivenUp) => behind.push(*id),
                 Err(Stop::Client(error)) => return Err(error),
             }
         }
@@ -172,6 +181,8 @@ impl Followed {
 enum Stop {
     Client(SendError),
     Behind(Behind),
+    /// The collection was given up while the client did not read.
+    GivenUp,
 }
 
 impl From<SendError> for Stop {
@@ -188,11 +199,14 @@ impl From<Behind> for Stop {
 
 impl Cursor {
     /// Sends what has happened up to `revision`, which the history has reached.
-    async fn deliver(&mut self, store: &Store, desk: &Desk, revision: i64) -> Result<(), Stop> {
+    async fn deliver(
+        &mut self,
+        store: &Weak<Store>,
+        desk: &Desk,
+        revision: i64,
+    ) -> Result<(), Stop> {
         while self.watcher.is_behind(revision) {
-            let polled =
-                store.history(|history| self.watcher.poll(history, revision, BATCH_BYTES))?;
-            if let Some(batch) = polled {
+            if let Some(batch) = self.poll(store, revision)? {
                 self.send(batch, desk, revision).await?;
             }
             // Others of this thread have their turn.
@@ -200,6 +214,12 @@ impl Cursor {
         }
         self.synced = true;
         Ok(())
+    }
+
+    /// The next events. The store is let go before they are sent.
+    fn poll(&mut self, store: &Weak<Store>, revision: i64) -> Result<Option<Batch>, Stop> {
+        let store = store.upgrade().ok_or(Stop::GivenUp)?;
+        Ok(store.history(|history| self.watcher.poll(history, revision, BATCH_BYTES))?)
     }
 
     /// In one piece what was caught up with, under the revision of the store; else as it happened.

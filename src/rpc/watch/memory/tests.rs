@@ -13,11 +13,12 @@ use crate::{
     upstream::{self, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig, loopback},
 };
 use prometheus_client::registry::Registry;
+use std::sync::Weak;
 use tokio::{
     io::{DuplexStream, duplex},
     sync::oneshot,
     task::JoinSet,
-    time::advance,
+    time::{advance, timeout},
 };
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +152,7 @@ impl Stage {
             watcher: Watcher::new(&request, LOADED).going_on_at(next),
             request,
             collection: Arc::clone(&self.collection),
-            store: Arc::clone(self.writer.store()),
+            store: Arc::downgrade(self.writer.store()),
             header,
         }
     }
@@ -227,4 +228,28 @@ async fn who_is_cancelled_before_it_has_its_place_gets_none() {
     let canceled = stage.next().await;
     assert!(canceled.canceled && canceled.watch_id == 2, "{canceled:?}");
     assert!(stage.keeper.followed.is_empty());
+}
+
+/// A client that read nothing kept collections that had been given up, beside all that `mirror.memory`
+/// counts.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_keeps_no_collection() {
+    const AT_ONCE: i64 = 1000;
+    let mut stage = Stage::new().await;
+    stage.create(1).await;
+    stage.put(LOADED + 1..=LOADED + AT_ONCE + 1);
+    let Stage { mut keeper, writer, collection, mut client, _ends, _members, _events } = stage;
+    let store: Weak<_> = Arc::downgrade(writer.store());
+    let mut delivering = Box::pin(keeper.deliver_all());
+    timeout(TICK, &mut delivering).await.expect_err("the client has read it");
+    drop(writer);
+    collection.give_up();
+    assert!(store.upgrade().is_none());
+    let (delivered, read) = tokio::join!(delivering, client.message(1 << 20));
+    delivered.expect("the client is there");
+    let read = read.expect("a message").expect("a message");
+    let read = WatchResponse::decode(read.payload()).expect("a response");
+    assert_eq!(read.events.len(), AT_ONCE as usize);
+    let moving = keeper.desk.ids.lock().continue_next().expect("it goes on at etcd");
+    assert_eq!(moving.request.start_revision, LOADED + AT_ONCE + 1);
 }
