@@ -15,8 +15,9 @@ use std::{
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// What is held of one cluster, and how far it follows.
 #[derive(Debug)]
@@ -47,6 +48,23 @@ pub struct Position {
     pub opening: bool,
     /// Of the store that is followed.
     pub cluster_id: u64,
+}
+
+/// The turn of a watcher, or of a stream's watchers, to move, until it is dropped or [`TURN_MAX`] is over.
+#[derive(Debug)]
+pub struct Turn {
+    _held: AbortOnDropHandle<()>,
+}
+
+impl Turn {
+    pub fn new(permit: OwnedSemaphorePermit) -> Self {
+        let over = sleep(TURN_MAX);
+        let held = tokio::spawn(async move {
+            over.await;
+            drop(permit);
+        });
+        Self { _held: AbortOnDropHandle::new(held) }
+    }
 }
 
 /// Why a read is not answered from memory.
@@ -92,6 +110,12 @@ const ENTRIES_MAX: usize = 32;
 
 /// How many streams have their watchers come back at once: they may be all that there are.
 const RETURNS_MAX: usize = 32;
+
+/// A turn is given back after this long. Who has it may be waiting for a client that does not read.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// A watcher whose turn has not come by then goes on at etcd without one: it gets nothing meanwhile.
+const ENTRY_MAX: Duration = Duration::from_secs(15);
 
 /// Names that are remembered, most of them cold. More than any cluster has resources.
 const COLLECTIONS_MAX: usize = 4096;
@@ -297,15 +321,17 @@ impl Mirror {
         same
     }
 
-    /// The turn of a watcher to go on at etcd, until it has been created there.
-    pub async fn entry(&self) -> Option<OwnedSemaphorePermit> {
-        // Fails when the semaphore is closed, which nobody does.
-        Arc::clone(&self.entries).acquire_owned().await.ok()
+    /// The turn of a watcher to go on at etcd, until it has been created there. `None` when that would
+    /// be too long a wait.
+    pub async fn entry(&self) -> Option<Turn> {
+        let entering = timeout(ENTRY_MAX, Arc::clone(&self.entries).acquire_owned());
+        // Fails when the semaphore is closed, too, which nobody does.
+        entering.await.ok()?.ok().map(Turn::new)
     }
 
     /// The turn of a stream's watchers to come back, if it is theirs now.
-    pub fn try_return(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.returns).try_acquire_owned().ok()
+    pub fn try_return(&self) -> Option<Turn> {
+        Arc::clone(&self.returns).try_acquire_owned().ok().map(Turn::new)
     }
 
     /// Bytes of all collections that are ready, and of their past.
@@ -394,7 +420,7 @@ impl Mirror {
 pub(super) mod tests {
     use super::*;
     use crate::mirror::{Families, Limits};
-    use futures_util::FutureExt;
+    use futures_util::{FutureExt, future::join_all};
     use std::future::Future;
     use tokio::time::advance;
 
@@ -468,6 +494,30 @@ pub(super) mod tests {
             mirror.set_position(becomes);
             assert_eq!(waiting.await, expected);
         }
+    }
+
+    /// Clients that did not read kept the watchers of all others from going on at etcd.
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_to_move_is_given_back_and_not_waited_for_without_end() {
+        let (mirror, _orders) = mirror();
+        let mut entries = Vec::new();
+        for _ in 0..ENTRIES_MAX {
+            entries.push(mirror.entry().await.expect("a turn"));
+        }
+        let began = Instant::now();
+        entries.pop();
+        entries.push(mirror.entry().await.expect("the turn of who has moved"));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let crowd = join_all((0..2 * ENTRIES_MAX).map(|_| mirror.entry()));
+        let (turns, none): (Vec<_>, Vec<_>) = crowd.await.into_iter().partition(Option::is_some);
+        assert_eq!((turns.len(), none.len()), (ENTRIES_MAX, ENTRIES_MAX));
+        assert_eq!(began.elapsed(), ENTRY_MAX);
+
+        let returns: Vec<_> = (0..RETURNS_MAX).map(|_| mirror.try_return()).collect();
+        assert!(returns.iter().all(Option::is_some) && mirror.try_return().is_none());
+        advance(TURN_MAX).await;
+        tokio::task::yield_now().await;
+        assert!(mirror.try_return().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! When watchers of a stream try to come back to memory.
 
+use crate::mirror::Turn;
 use std::time::Duration;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 
 /// Between looks whether they could. Longer than etcd has for its answer.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
@@ -24,7 +25,7 @@ pub(super) struct Homecoming {
     not_before: Option<Instant>,
     left: Option<(Instant, Duration)>,
     /// Held from the question how far they are until they have come, or the next look.
-    turn: Option<OwnedSemaphorePermit>,
+    turn: Option<Turn>,
 }
 
 impl Homecoming {
@@ -40,7 +41,7 @@ impl Homecoming {
     }
 
     /// etcd is asked how far they are.
-    pub(super) fn ask(&mut self, turn: OwnedSemaphorePermit, now: Instant) {
+    pub(super) fn ask(&mut self, turn: Turn, now: Instant) {
         self.turn = Some(turn);
         self.not_before = Some(now + ASK_AGAIN);
     }
@@ -65,7 +66,7 @@ impl Homecoming {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use tokio::sync::Semaphore;
+    use tokio::{sync::Semaphore, task::yield_now};
 
     /// When they leave within three hours where memory is always ready again soon, in seconds.
     fn leaves(mut homecoming: Homecoming, ready: impl Fn(u64) -> bool) -> Vec<u64> {
@@ -94,18 +95,21 @@ mod tests {
         assert!(left.len() < 10, "{left:?}");
     }
 
-    #[test]
-    fn the_turn_of_those_who_do_not_come_is_given_back() {
+    #[tokio::test(start_paused = true)]
+    async fn the_turn_of_those_who_do_not_come_is_given_back() {
         let turns = Arc::new(Semaphore::new(1));
-        let take = || Arc::clone(&turns).try_acquire_owned();
+        let take = async || {
+            yield_now().await;
+            Arc::clone(&turns).try_acquire_owned().map(Turn::new)
+        };
         let (mut homecoming, now) = (Homecoming::default(), Instant::now());
-        homecoming.ask(take().expect("a turn"), now);
-        assert!(take().is_err());
+        homecoming.ask(take().await.expect("a turn"), now);
+        assert!(take().await.is_err());
         assert!(!homecoming.is_due(true, now));
-        drop(take().expect("a turn"));
-        homecoming.ask(take().expect("a turn"), now);
+        drop(take().await.expect("a turn"));
+        homecoming.ask(take().await.expect("a turn"), now);
         homecoming.end();
-        assert!(take().is_ok());
+        assert!(take().await.is_ok());
         assert!(!homecoming.is_due(true, now + SETTLED), "etcd was asked just now");
         assert!(homecoming.is_due(true, now + ASK_AGAIN));
     }

@@ -17,7 +17,7 @@ use crate::{
     attribution::StreamRecord,
     etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, Incoming, ReadError},
-    mirror::Pass,
+    mirror::{self, Pass},
     pipeline::{self, Manner, Placed, Responder},
     rpc::{Context, error::Error, status},
     upstream::Exchange,
@@ -31,7 +31,7 @@ use std::{
     sync::Arc,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    sync::{Notify, mpsc},
     time::{MissedTickBehavior, interval},
 };
 use tonic::{Code, Status};
@@ -61,7 +61,7 @@ pub(super) struct Session<'c> {
     /// A request that no later one may overtake.
     step: Step<'c>,
     /// The turn of the watcher that is being created at etcd in order to go on there.
-    entry: Option<OwnedSemaphorePermit>,
+    entry: Option<mirror::Turn>,
     /// A watcher has moved on, and a request may have waited for that.
     owes_a_request: bool,
     events: mpsc::Receiver<Event>,
@@ -102,7 +102,7 @@ enum Asked {
     /// How far the watchers are that are served from the memories of these clusters.
     Progress(Vec<usize>),
     /// A watcher that left memory, what etcd says of its store now, and its turn to go there.
-    GoOn(Moving, Result<ResponseHeader, Pass>, Option<OwnedSemaphorePermit>),
+    GoOn(Moving, Result<ResponseHeader, Pass>, Option<mirror::Turn>),
     /// Watchers that left etcd.
     Return(Returned),
 }
