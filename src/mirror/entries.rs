@@ -289,7 +289,9 @@ impl Entries {
     }
 
     fn least_useful(&self, config: &Config) -> Option<Bytes> {
-        let ready = self.by_name.iter().filter_map(|(name, entry)| match entry {
+        // To give up what is empty makes no room.
+        let held = self.by_name.iter().filter(|(_, entry)| entry.bytes() > 0);
+        let ready = held.filter_map(|(name, entry)| match entry {
             Entry::Ready { collection, writer, .. } => {
                 let kept = config.pinned.contains(name);
                 let bare = writer.store().snapshot().tier == Tier::Index;

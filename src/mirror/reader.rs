@@ -184,9 +184,10 @@ impl Mirror {
         }
         let mut collections = self.collections.write();
         if collections.len() >= COLLECTIONS_MAX {
-            collections.retain(|_, known| known.is_off() || !matches!(known.state(), State::Cold));
+            collections.retain(|_, known| is_kept(known));
         }
         if collections.len() >= COLLECTIONS_MAX {
+            self.make_place(&collections);
             return Err(Pass::Cold);
         }
         // Not a slice of somebody's request.
@@ -194,6 +195,18 @@ impl Mirror {
         let collection =
             collections.entry(name.clone()).or_insert_with(|| Arc::new(Collection::new(name)));
         Ok(Arc::clone(collection))
+    }
+
+    /// Has the one given up that nobody has read for longest: the next name that is new takes its place.
+    fn make_place(&self, collections: &HashMap<Bytes, Arc<Collection>>) {
+        let config = self.config();
+        let ready = collections.values().filter(|known| {
+            matches!(known.state(), State::Ready(_)) && !config.pinned.contains(&known.name)
+        });
+        if let Some(longest) = ready.max_by_key(|known| known.idle()) {
+            // Fails when the feed has more to do than it can remember. There will be another time.
+            let _ = self.orders.try_send(Order::Drop { collection: Arc::clone(longest) });
+        }
     }
 
     /// All collections that are known, by their names.
@@ -382,6 +395,14 @@ impl Mirror {
     }
 }
 
+/// Whether the table needs this collection: it is more than a name, or somebody has it in hand and may
+/// have it loaded, and there must not be another one of its name by then.
+fn is_kept(collection: &Arc<Collection>) -> bool {
+    collection.is_off()
+        || !matches!(collection.state(), State::Cold)
+        || Arc::strong_count(collection) > 1
+}
+
 /// Whether all keys of the range are those of the collection: its bare name, or below it. What is
 /// below a group of resources, or below a single key, belongs to other collections.
 fn is_inside(keys: &KeyRange, name: &Bytes) -> bool {
@@ -557,6 +578,54 @@ pub(super) mod tests {
         let nodes = mirror.collection(&keys("/registry/nodes/"), true).expect("a collection");
         mirror.want(&nodes, Tier::Index);
         assert_eq!(nodes.state().as_str(), "cold");
+    }
+
+    /// Names that only few had asked for pushed out one that somebody was about to load. There were two
+    /// collections of that name then, and the second one was being loaded for ever.
+    #[tokio::test(start_paused = true)]
+    async fn there_is_one_collection_of_a_name() {
+        let (mirror, _orders) = mirror();
+        let collection = |name: String| {
+            let keys = KeyRange::prefix(format!("/registry/{name}/").into());
+            mirror.collection(&keys, true)
+        };
+        let pods = collection("pods".into()).expect("a collection");
+        let names = || mirror.collections().len();
+        for number in 0..COLLECTIONS_MAX {
+            drop(collection(number.to_string()).expect("the others are only names"));
+        }
+        assert_eq!(names(), 2);
+        assert!(Arc::ptr_eq(&pods, &collection("pods".into()).expect("a collection")));
+    }
+
+    /// Once so many resources had been listed, be they empty, none was mirrored that came later.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_reads_makes_place_for_other_names() {
+        let (mirror, mut orders) = mirror();
+        let collection = |number: usize| {
+            let keys = KeyRange::prefix(format!("/registry/{number}/").into());
+            mirror.collection(&keys, true)
+        };
+        let limits = Limits { events: 1, bytes: 1 << 10 };
+        let writer = crate::mirror::Writer::load([], 3, Tier::Index, limits);
+        for number in 0..COLLECTIONS_MAX {
+            let known = collection(number).expect("a collection");
+            known.set(State::Ready(Arc::clone(writer.store())));
+        }
+        advance(Duration::from_secs(1)).await;
+        let used = collection(COLLECTIONS_MAX / 2).expect("it is known");
+        mirror.collections().iter().for_each(|known| {
+            let is_idle = *known.name == *used.name;
+            if !is_idle {
+                known.touch();
+            }
+        });
+        assert_eq!(collection(COLLECTIONS_MAX).err(), Some(Pass::Cold));
+        let Ok(Order::Drop { collection: idle }) = orders.try_recv() else { panic!("none goes") };
+        assert_eq!(idle.name, used.name);
+        idle.set(State::Cold);
+        drop((idle, used));
+        assert!(collection(COLLECTIONS_MAX).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -118,6 +118,17 @@ async fn values_go_first_and_of_what_was_not_read_for_longest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_empty_is_not_given_up_for_room() {
+    let mut entries = entries();
+    let empty = entries.wait_for("/empty", Tier::Value);
+    entries.end("/empty", Ok(vec![]), &config(ENOUGH));
+    advance(Duration::from_secs(1)).await;
+    let full = entries.hold("/full", 1000);
+    entries.make_room(&config(0));
+    assert_eq!((tier(&empty), tier(&full)), (Some(Tier::Value), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_what_nobody_reads_makes_room_for_others() {
     let mut entries = entries();
     let used = entries.hold("/used", 1000);
