@@ -4,7 +4,7 @@
 mod tests;
 
 use super::{
-    Change, Config, State, Store, Tier, Writer,
+    Change, Config, Limits, State, Store, Tier, Writer,
     collection::Collection,
     load::{Failed, Loaded, Source},
     metrics::Metrics,
@@ -212,6 +212,15 @@ impl Entries {
         if !filled.is_empty() {
             filled.iter().for_each(|(name, store)| self.log_loaded(name, store));
             self.make_room(config);
+        }
+    }
+
+    /// Takes over how much is remembered of what happens.
+    pub(super) fn remember(&mut self, limits: Limits) {
+        for entry in self.by_name.values_mut() {
+            if let Entry::Ready { writer, .. } = entry {
+                writer.limit(limits);
+            }
         }
     }
 

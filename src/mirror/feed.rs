@@ -358,6 +358,7 @@ impl Feed {
             return Some(Ended::Gap(ANOTHER_STORE));
         }
         let config = self.mirror.config();
+        self.entries.remember(config.history);
         self.entries.make_room(&config);
         self.entries.observe();
         self.mirror.metrics.revision.set(self.revision);

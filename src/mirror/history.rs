@@ -103,6 +103,15 @@ impl History {
         self.events.push_back(Remembered { event, bytes });
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        self.trim();
+    }
+
     /// Weighs its events anew, as the collection keeps more or less of them from now on.
     pub(super) fn set_tier(&mut self, tier: Tier) {
         self.tier = tier;

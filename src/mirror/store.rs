@@ -147,6 +147,18 @@ impl Writer {
         self.publish();
     }
 
+    /// Remembers this much from now on.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        if self.store.history(History::limits) == limits {
+            return;
+        }
+        let mut history = self.store.history.write();
+        history.set_limits(limits);
+        let floor = history.floor();
+        drop(history);
+        self.store.forget_before(floor);
+    }
+
     /// Takes up the values that a later load has brought, in the order of their keys. All that
     /// happened up to the load's revision must have been applied.
     ///

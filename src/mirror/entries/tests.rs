@@ -128,6 +128,25 @@ async fn what_is_empty_is_not_given_up_for_room() {
     assert_eq!((tier(&empty), tier(&full)), (Some(Tier::Value), None));
 }
 
+/// `mirror.history` was taken over for collections alone that were loaded after it had changed.
+#[tokio::test(start_paused = true)]
+async fn how_much_is_remembered_changes_for_what_is_held() {
+    let mut entries = entries();
+    let collection = entries.hold("/pods", 1);
+    let store = collection.store().expect("ready");
+    let put = |revision| Change { kind: Kind::Put, object: object("/pods", revision, 1) };
+    let remembered = || store.history(|history| (history.len(), history.floor()));
+    let limits = |events| Limits { events, bytes: 1 << 20 };
+    entries.apply(b"/pods", (11..=15).map(put).collect());
+    assert!(store.at(12).is_ok());
+    entries.remember(limits(2));
+    assert_eq!(remembered(), (2, 13));
+    assert!(store.at(12).is_err(), "what was asked for before is forgotten, too");
+    entries.remember(limits(4));
+    entries.apply(b"/pods", (16..=18).map(put).collect());
+    assert_eq!(remembered(), (4, 14));
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_what_nobody_reads_makes_room_for_others() {
     let mut entries = entries();
