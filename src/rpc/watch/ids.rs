@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::RangeInclusive,
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 /// The watchers of one client's stream. Used where they may have several sources: each of them would
 /// count from 0.
@@ -31,8 +31,16 @@ pub(super) struct Ids {
     away: HashMap<usize, Away>,
     /// Watchers that have left etcd for memory.
     returning: VecDeque<Returning>,
-    /// Ids that etcd was asked to cancel on these streams and has not answered for.
-    cancelling: HashMap<i64, Source>,
+    /// Ids that etcd was asked to cancel and has not answered for.
+    cancelling: HashMap<i64, Cancelling>,
+}
+
+/// A watcher that etcd is asked to cancel on this stream.
+#[derive(Debug)]
+struct Cancelling {
+    source: Source,
+    /// Dropped with this, for who waits for the answer.
+    answered: Option<oneshot::Sender<()>>,
 }
 
 /// Whom a cluster's answer about all the watchers that it knows is about.
@@ -184,10 +192,12 @@ impl Ids {
         Reached::These(ids)
     }
 
-    /// etcd cancelled a watcher. Its id stays taken until the client cancels it too.
-    pub(super) fn ended(&mut self, id: i64) {
-        self.cancelling.remove(&id);
-        if let Some(watcher) = self.watchers.get_mut(&id) {
+    /// etcd cancelled a watcher of this source. Its id stays taken until the client cancels it too.
+    pub(super) fn ended(&mut self, id: i64, source: Source) {
+        if self.cancelling(id) == Some(source) {
+            self.cancelling.remove(&id);
+        }
+        if let Some(watcher) = self.watchers.get_mut(&id).filter(|here| here.source == source) {
             watcher.live = false;
         }
     }
@@ -197,7 +207,7 @@ impl Ids {
         let source = self.watchers.remove(&id)?.source;
         match source {
             Source::Etcd(_) | Source::Away(_) => {
-                self.cancelling.insert(id, source);
+                self.cancelling.insert(id, Cancelling { source, answered: None });
             }
             Source::Moving(_) => {
                 self.moving.retain(|moving| moving.request.watch_id != id);
@@ -213,7 +223,16 @@ impl Ids {
     /// Where etcd is still to answer that a watcher of this id is cancelled. Another one of the same
     /// id must be created behind that.
     pub(super) fn cancelling(&self, id: i64) -> Option<Source> {
-        self.cancelling.get(&id).copied()
+        self.cancelling.get(&id).map(|cancelling| cancelling.source)
+    }
+
+    /// Ends when etcd has answered that, or cannot any more.
+    pub(super) fn answered(&mut self, id: i64) -> oneshot::Receiver<()> {
+        let (answered, waiting) = oneshot::channel();
+        if let Some(cancelling) = self.cancelling.get_mut(&id) {
+            cancelling.answered = Some(answered);
+        }
+        waiting
     }
 
     /// The watchers of a source that may still see events, in the order of their ids.
@@ -228,7 +247,7 @@ impl Ids {
     pub(super) fn lost(&mut self, source: Source) -> Vec<i64> {
         let live = self.live(source);
         self.watchers.retain(|_, watcher| watcher.source != source);
-        self.cancelling.retain(|_, at| *at != source);
+        self.cancelling.retain(|_, at| at.source != source);
         if let Source::Away(cluster) = source {
             self.away.remove(&cluster);
         }
@@ -290,7 +309,7 @@ impl Ids {
             let home = watcher.home.as_ref();
             !watcher.live || home.is_some_and(|home| home.created < seen.revision)
         };
-        if !here.iter().all(is_sure) || self.cancelling.values().any(|at| *at == source) {
+        if !here.iter().all(is_sure) || self.cancelling.values().any(|at| at.source == source) {
             return;
         }
         let mut requests = Vec::new();

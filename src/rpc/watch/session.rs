@@ -73,6 +73,7 @@ pub(super) struct Session<'c> {
 /// ```text
 /// Ready --create, or a cluster's first request--> Opening --opened--> Waiting --answered--> Ready
 ///   |                                                ^ `--cannot be opened: refused--> Ready
+///   |--its id is being cancelled elsewhere--> Asking --|
 ///   |--may be served from memory--> Asking --it is not-'
 ///   |--a watcher leaves memory-------^ `--it is--> Waiting
 ///   |--watchers come back--> Asking --> Ready
@@ -80,7 +81,8 @@ pub(super) struct Session<'c> {
 /// ```
 enum Step<'c> {
     Ready,
-    /// Memory, which has to reach what etcd has reached; or etcd, whether it is still the same.
+    /// Memory, which has to reach what etcd has reached; or etcd, whether it is still the same, or has
+    /// cancelled who had an id before.
     Asking(BoxFuture<'c, Asked>),
     /// The stream to a cluster, and what is to be sent first.
     Opening(Request, BoxFuture<'c, Result<Exchange, crate::upstream::Error>>),

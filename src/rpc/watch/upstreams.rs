@@ -235,7 +235,7 @@ impl Relay {
                 }
             }
             Head { canceled: true, watch_id, .. } => {
-                ids.ended(watch_id);
+                ids.ended(watch_id, source);
                 None
             }
             head if head.is_progress_of_all() => {

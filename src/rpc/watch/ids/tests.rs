@@ -1,4 +1,5 @@
 use super::*;
+use tokio::sync::oneshot::error::TryRecvError;
 
 const ONE: Source = Source::Etcd(0);
 const OTHER: Source = Source::Etcd(1);
@@ -50,7 +51,7 @@ fn an_automatic_id_is_not_given_twice_and_a_chosen_one_may_be() {
     ids.cancelled(0);
     assert_eq!(create(&mut ids, ONE), 1);
     ids.created(5, ONE, 1);
-    ids.ended(5);
+    ids.ended(5, ONE);
     assert_eq!(ids.source_of(5), Some(ONE));
     assert_eq!(ids.live(ONE), [1]);
     ids.cancelled(5);
@@ -133,7 +134,7 @@ fn an_id_is_being_cancelled_until_etcd_says_so() {
     ids.created(7, ONE, 1);
     ids.cancelled(7);
     assert_eq!(ids.cancelling(7), Some(ONE));
-    ids.ended(7);
+    ids.ended(7, ONE);
     assert_eq!(ids.cancelling(7), None);
     ids.created(8, ONE, 1);
     ids.cancelled(8);
@@ -141,6 +142,27 @@ fn an_id_is_being_cancelled_until_etcd_says_so() {
     assert_eq!(ids.cancelling(8), Some(ONE));
     ids.lost(ONE);
     assert_eq!(ids.cancelling(8), None);
+}
+
+/// A client that chose the id of a watcher it had just cancelled, for keys on another cluster, had the
+/// new one cancelled by what the first cluster said of the old one.
+#[test]
+fn what_is_said_of_who_had_an_id_before_is_not_about_who_has_it_now() {
+    let mut ids = Ids::default();
+    ids.created(7, ONE, 1);
+    ids.cancelled(7);
+    let mut answered = ids.answered(7);
+    ids.created(7, OTHER, 1);
+    ids.ended(7, OTHER);
+    assert_eq!((ids.cancelling(7), answered.try_recv()), (Some(ONE), Err(TryRecvError::Empty)));
+    ids.created(7, OTHER, 1);
+    ids.ended(7, ONE);
+    assert_eq!((ids.cancelling(7), answered.try_recv()), (None, Err(TryRecvError::Closed)));
+    assert_eq!(ids.live(OTHER), [7]);
+    ids.cancelled(7);
+    let mut answered = ids.answered(7);
+    ids.lost(OTHER);
+    assert_eq!(answered.try_recv(), Err(TryRecvError::Closed));
 }
 
 const AWAY: Source = Source::Away(0);
@@ -196,7 +218,7 @@ fn nobody_leaves_who_was_not_asked_or_before_a_request_is_answered() {
     ids.away(0).ask(Instant::now());
     assert_eq!(ids.cancelled(0), Some(AWAY));
     assert_eq!(part(&mut ids, 9), None);
-    ids.ended(0);
+    ids.ended(0, AWAY);
     assert_eq!(part(&mut ids, 9), Some(vec![1]));
 }
 
@@ -221,7 +243,7 @@ fn who_is_cancelled_on_the_way_does_not_come_back() {
 #[test]
 fn what_etcd_has_cancelled_is_answered_for_by_memory() {
     let mut ids = away(&[5, 5]);
-    ids.ended(0);
+    ids.ended(0, AWAY);
     assert_eq!(part(&mut ids, 9), Some(vec![1]));
     assert_eq!((ids.source_of(0), ids.live(MEMORY)), (Some(MEMORY), vec![]));
 }

@@ -21,7 +21,7 @@ use crate::{
         watch::{
             ids::{Ids, Source},
             memory::Order,
-            seat,
+            seat::{self, Found},
         },
     },
 };
@@ -31,7 +31,11 @@ use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},
 };
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// Another cluster has this long to say that a watcher is cancelled, before its id goes elsewhere.
+const CANCEL_MAX: Duration = Duration::from_secs(5);
 
 impl Session<'_> {
     pub(super) async fn on_request(&mut self, message: &Message) -> Result<(), End> {
@@ -172,6 +176,15 @@ impl Session<'_> {
         let behind = cancelling.filter(|source| source.cluster() == cluster);
         let source = behind.unwrap_or(Source::Etcd(cluster));
         let request = Request { source, framed, creates: true };
+        if cancelling.is_some() && behind.is_none() {
+            // On its own stream, the answer of the one that had the id could come after this one's.
+            let answered = timeout(CANCEL_MAX, ids.lock().answered(id));
+            self.step = Step::Asking(Box::pin(async move {
+                let _ = answered.await;
+                Asked::Create(request, Found::Etcd)
+            }));
+            return Ok(());
+        }
         if !may_remember || taken.is_some() || cancelling.is_some() {
             return self.send(request).await;
         }
