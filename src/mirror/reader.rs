@@ -334,6 +334,15 @@ impl Mirror {
         same
     }
 
+    /// A header of etcd's, at the newest revision that is known of the same store.
+    pub fn newest(&self, header: ResponseHeader) -> ResponseHeader {
+        let Position { revision, cluster_id, .. } = self.position();
+        match header.cluster_id == cluster_id {
+            true => ResponseHeader { revision: header.revision.max(revision), ..header },
+            false => header,
+        }
+    }
+
     /// The turn of a watcher to go on at etcd, until it has been created there. `None` when that would
     /// be too long a wait.
     pub async fn entry(&self) -> Option<Turn> {
@@ -539,6 +548,15 @@ pub(super) mod tests {
         advance(TURN_MAX).await;
         tokio::task::yield_now().await;
         assert!(mirror.try_return().is_some());
+    }
+
+    #[test]
+    fn what_is_known_of_another_store_is_not_put_into_a_header() {
+        let mirror = Mirror::fixture(at(9));
+        let header =
+            |cluster_id| ResponseHeader { cluster_id, revision: 5, ..ResponseHeader::default() };
+        assert_eq!(mirror.newest(header(7)).revision, 9);
+        assert_eq!(mirror.newest(header(8)), header(8));
     }
 
     #[tokio::test(start_paused = true)]

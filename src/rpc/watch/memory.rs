@@ -195,8 +195,7 @@ impl Keeper {
     async fn cancel(&mut self, watch_id: i64) -> Result<(), SendError> {
         self.followed.values_mut().for_each(|followed| followed.remove(watch_id));
         let desk = &self.desk;
-        let known = desk.cluster.header().revision;
-        let header = Some(desk.header(known.max(desk.mirror.position().revision)));
+        let header = Some(desk.mirror.newest(desk.cluster.header()));
         let canceled =
             WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() };
         desk.outlet.turn().await.send(grpc::encode(&canceled)).await?;

@@ -345,14 +345,11 @@ impl<'c> Session<'c> {
     /// Answers a create request as etcd does when it does not make the watcher.
     async fn refuse(&mut self, cluster: usize, cancel_reason: String) -> Result<(), End> {
         self.step = Step::Ready;
-        let Ok(Some(mut header)) = self.context.header(cluster).await else {
+        let Ok(Some(header)) = self.context.header(cluster).await else {
             // Clients rely on the header's being there, and there is nothing true to put into it.
             return Err(End::Status(Status::new(Code::Unavailable, cancel_reason)));
         };
-        let position = self.context.topology.at(cluster).mirror().position();
-        if position.cluster_id == header.cluster_id {
-            header.revision = header.revision.max(position.revision);
-        }
+        let header = self.context.topology.at(cluster).mirror().newest(header);
         let continued = self.ids.as_ref().and_then(|ids| ids.lock().take_continued());
         if let (Some(ids), Some(WatchCreateRequest { watch_id, .. })) = (&self.ids, continued) {
             self.entry = None;
