@@ -241,7 +241,8 @@ impl Feed {
         let header = newest(&cluster).await?;
         let newest = header.revision;
         let another = self.revision > 0 && header.cluster_id != self.cluster_id;
-        if cluster.number() != mem::replace(&mut self.store, cluster.number()) || another {
+        let store = cluster.number();
+        if mem::replace(&mut self.store, store) != store || another {
             return Err(Ended::Gap(ANOTHER_STORE));
         }
         match self.revision {
@@ -286,8 +287,9 @@ impl Feed {
         {
             return Some(Ended::Gap(ANOTHER_STORE));
         }
-        if let Some(last) = batch.last() {
-            self.last = Some(last);
+        // What comes again may be older than what was applied.
+        if batch.revision().is_some_and(|revision| revision >= self.revision) {
+            self.last = batch.last();
         }
         batch.events.retain(|event| event.revision > self.revision);
         if self.apply(&batch).is_err() {

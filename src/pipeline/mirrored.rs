@@ -217,7 +217,11 @@ fn is_about_revision(status: &Status) -> bool {
 }
 
 impl Mirrored {
-    /// Sends the answer as the client takes it. False when it is longer than any message.
+    /// Sends the answer as the client takes it.
+    ///
+    /// # Errors
+    ///
+    /// With the responder, when the answer is longer than any message.
     pub async fn send(self, responder: Responder, patience: Patience) -> Result<(), Responder> {
         let header = self.header.encode_to_vec();
         let Some(mut response) = self.found.response(&header) else { return Err(responder) };
