@@ -6,9 +6,12 @@ use crate::{
     admission::{Class, Shape},
     etcd::{key_range::KeyRange, method::Method},
 };
+use bytes::Bytes;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     fs::File,
     hash::{BuildHasher, RandomState},
     io::{self, BufWriter, Write},
@@ -28,7 +31,8 @@ pub struct TraceConfig {
     pub file: PathBuf,
     /// Recording ends when the file would grow beyond this.
     pub bytes_max: u64,
-    /// What names an object or a namespace is replaced by a hash, another one in each process.
+    /// What names an object or a namespace is replaced by a hash, another one in each process; so is what
+    /// may name a resource, until keys below it were seen.
     pub hash_keys: bool,
 }
 
@@ -94,10 +98,38 @@ pub(super) struct Trace {
     /// Set by the thread once the file is full or cannot be written.
     ended: Arc<AtomicBool>,
     dropped: Counter,
-    /// Of names, if they are to be hashed.
-    hasher: Option<RandomState>,
+    /// If names are to be hashed.
+    hashing: Option<Hashing>,
     /// How many watches were numbered.
     watches: AtomicU64,
+}
+
+/// What it takes to replace names by hashes.
+#[derive(Debug, Default)]
+struct Hashing {
+    hasher: RandomState,
+    /// Those that keys were seen below: what looks like a collection may as well be a key's name.
+    collections: Mutex<HashSet<Bytes>>,
+}
+
+/// Collections that are known as such; the names of others are hashed where they are asked for by
+/// themselves.
+const COLLECTIONS_MAX: usize = 4096;
+
+impl Hashing {
+    /// How much at the start of a key names no object.
+    fn clear(&self, key: &[u8], collection: &Bytes) -> usize {
+        let mut known = self.collections.lock();
+        let is_below = key.len() > collection.len();
+        if is_below && known.len() < COLLECTIONS_MAX && !known.contains(collection) {
+            // Not a slice of somebody's request.
+            known.insert(Bytes::copy_from_slice(collection));
+        }
+        match is_below || known.contains(collection) {
+            true => collection.len(),
+            false => key.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1),
+        }
+    }
 }
 
 impl Trace {
@@ -118,8 +150,8 @@ impl Trace {
             end.store(true, Relaxed);
         })?;
         tracing::info!(file = %config.file.display(), "trace: recording");
-        let hasher = config.hash_keys.then(RandomState::new);
-        Ok(Self { lines, ended, dropped, hasher, watches: AtomicU64::new(0) })
+        let hashing = config.hash_keys.then(Hashing::default);
+        Ok(Self { lines, ended, dropped, hashing, watches: AtomicU64::new(0) })
     }
 
     /// `age` is the time since the process began to record.
@@ -165,7 +197,7 @@ impl Trace {
         }
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.ended.load(Relaxed)
     }
 
@@ -199,30 +231,31 @@ impl Trace {
 
     fn names(&self, range: &KeyRange, seen: &Observation<'_>) -> (String, String) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let Some(hasher) = &self.hasher else {
+        let Some(hashing) = &self.hashing else {
             return (text(&range.start), text(&range.range_end()));
         };
-        let collection = seen.place.collection.len();
-        let start = hashed(hasher, &range.start, collection);
+        let collection = &seen.place.collection;
+        let (hasher, clear) = (&hashing.hasher, hashing.clear(&range.start, collection));
+        let start = hashed(hasher, &range.start, clear);
         // What is asked for as a whole stays a whole, and where a collection ends is no secret.
         let whole = KeyRange::prefix(range.start.clone());
-        let all = KeyRange::prefix([&seen.place.collection[..], b"/"].concat().into());
+        let all = KeyRange::prefix([&collection[..], b"/"].concat().into());
         let end = if range.as_single().is_some() {
             String::new()
         } else if range.end == whole.end {
             text(&KeyRange::prefix(start.clone().into()).range_end())
-        } else if range.end == all.end {
+        } else if range.end == all.end && clear == collection.len() {
             text(&range.range_end())
         } else {
-            hashed(hasher, &range.range_end(), collection)
+            hashed(hasher, &range.range_end(), clear)
         };
         (start, end)
     }
 }
 
-/// The key with each name behind its collection replaced; slashes stay where they are.
-fn hashed(hasher: &RandomState, key: &[u8], collection: usize) -> String {
-    let (known, names) = key.split_at(collection.min(key.len()));
+/// The key with each name behind its first `clear` bytes replaced; slashes stay where they are.
+fn hashed(hasher: &RandomState, key: &[u8], clear: usize) -> String {
+    let (known, names) = key.split_at(clear.min(key.len()));
     let mut text = String::from_utf8_lossy(known).into_owned();
     for (index, name) in names.split(|byte| *byte == b'/').enumerate() {
         if index > 0 {
@@ -278,16 +311,22 @@ impl Trace {
             lines,
             ended: Arc::default(),
             dropped: Counter::default(),
-            hasher: None,
+            hashing: None,
             watches: AtomicU64::new(0),
         };
         (trace, queue)
+    }
+
+    /// As when the file is full.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::{Cost, Place, Subject};
 
     #[test]
     fn names_are_hashed_and_collections_are_not() {
@@ -300,6 +339,28 @@ mod tests {
         assert_eq!(hash("/registry/pods/default/"), format!("{namespace}/"));
         assert_eq!(hash("/registry/pods/"), "/registry/pods/");
         assert_eq!(hash("/registry/pods"), "/registry/pods");
+    }
+
+    /// A record without names had the name of each key of two segments in it.
+    #[test]
+    fn what_may_be_the_name_of_a_key_is_hashed_until_there_are_keys_below_it() {
+        let trace = Trace { hashing: Some(Hashing::default()), ..Trace::fixture().0 };
+        let cluster = "main".into();
+        let names = |keys: KeyRange| {
+            let subject = Subject { place: Place::of(&keys), ..Subject::fixture("") };
+            trace.names(&keys, &Observation::of(&cluster, &subject, Cost { keys: 1, bytes: 1 }))
+        };
+        let one = |key: &'static str| names(KeyRange::single(key.into())).0;
+        let alice = one("/config/db-of-alice");
+        assert!(alice.starts_with("/config/") && !alice.contains("alice"), "{alice}");
+        assert_eq!(alice, one("/config/db-of-alice"));
+        let beside =
+            names(KeyRange::of("/config/db-of-alice".into(), "/config/db-of-alice0".into()));
+        assert!(beside.0 == alice && !beside.1.contains("alice"), "{beside:?}");
+        assert!(!one("alice").contains("alice"));
+        assert!(!one("/registry/pods").contains("pods"));
+        one("/registry/pods/default/a");
+        assert_eq!(one("/registry/pods"), "/registry/pods");
     }
 
     #[test]
