@@ -11,10 +11,14 @@ pub struct StreamRecord {
     attribution: Arc<Attribution>,
     /// The number of its first watch.
     stream: u64,
-    /// By their ids; as many as the stream has watchers.
+    /// By their ids; as many as the stream has watchers, and those that were refused, up to
+    /// [`OPEN_MAX`].
     open: HashMap<i64, Open>,
     next_id: i64,
 }
+
+/// Watches of a stream whose end is recorded. The record has no end of those beyond.
+const OPEN_MAX: usize = 1 << 17;
 
 #[derive(Debug)]
 struct Open {
@@ -35,13 +39,19 @@ impl StreamRecord {
     pub fn created(&mut self, seen: &Observation<'_>, id: i64, past_revisions: u64) {
         let id = if id == 0 { self.free_id() } else { id };
         let Some(trace) = &self.attribution.trace else { return };
+        if trace.has_ended() {
+            self.open = HashMap::new();
+            return;
+        }
         let number = trace.number();
         if self.stream == 0 {
             self.stream = number;
         }
         let age = self.attribution.started.elapsed();
         trace.record_watch(age, seen, (self.stream, number), past_revisions);
-        self.open.insert(id, Open { number, since: Instant::now() });
+        if self.open.len() < OPEN_MAX {
+            self.open.insert(id, Open { number, since: Instant::now() });
+        }
     }
 
     /// The client is through with a watcher. The id of one that etcd did not create is that of another
@@ -130,6 +140,20 @@ mod tests {
         assert_eq!(numbers(&ends[..1]), [(1, 3)]);
         assert_eq!((ends.len(), numbers(&ends[3..])), (4, vec![(4, 4)]));
         assert!(ends.iter().all(|end| end.took_us == 2_000_000), "{ends:?}");
+    }
+
+    /// A client that etcd refused again and again had each of its watches kept until it left.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_of_a_stream_has_a_bound_and_goes_with_the_record() {
+        let (attribution, _lines) = recording();
+        let (cluster, subject) = ("main".into(), Subject::fixture("/registry/pods/a"));
+        let seen = Observation::of(&cluster, &subject, Cost { keys: 1, bytes: 20 });
+        let mut stream = StreamRecord::new(&attribution).expect("it is recorded");
+        (0..=OPEN_MAX).for_each(|_| stream.created(&seen, 0, 0));
+        assert_eq!(stream.open.len(), OPEN_MAX);
+        attribution.trace.as_ref().expect("it is recorded").end();
+        stream.created(&seen, 0, 0);
+        assert_eq!(stream.open.len(), 0);
     }
 
     #[test]
