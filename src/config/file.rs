@@ -224,9 +224,9 @@ pub(super) struct Retry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Lanes {
-    /// Watch streams, which stay open.
+    /// Calls that stay open: watches, keep-alives, locks and elections.
     pub(super) watch: Lane,
-    /// Calls on few keys, transactions and leases.
+    /// Calls on few keys, transactions and grants of leases.
     pub(super) light: Lane,
     /// Ranges over many keys.
     pub(super) heavy: Lane,
@@ -411,7 +411,7 @@ impl Default for Retry {
 impl Default for Lanes {
     fn default() -> Self {
         Self {
-            // 8192 watch streams; 128 windows of 64 KiB are the connection's 8 MiB, so that a client
+            // 8192 streams; 128 windows of 64 KiB are the connection's 8 MiB, so that a client
             // which stops reading holds up nobody else.
             watch: lane(64, 32, 128, kib(64), mib(8)),
             // Answers are small, so that windows rarely fill: 64 of them fit at once.

@@ -14,7 +14,7 @@ use crate::{
     grpc::{self, Incoming, Message, Outgoing},
     pipeline::{self, Manner, Placed, Responder},
     sabotage::Sabotage,
-    upstream::{self, Cluster, Outbound},
+    upstream::{self, Cluster, Lane, Outbound},
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -172,7 +172,7 @@ async fn ask_time_to_live(
 pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: Responder) {
     let method = Method::LeaseKeepAlive;
     let Some(mut responder) = context.allowed_method(method, responder) else { return };
-    let manner = Manner::of(method, Class::Critical);
+    let manner = staying();
     let placed = context.topology.default();
     responder.record.placed(manner.class, &placed.cluster.name);
     let outbound = pipeline::outbound(&placed, &context.call, manner, None);
@@ -193,6 +193,11 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
         () = downward => {}
         () = upward => {}
     }
+}
+
+/// Keep-alives stay open as long as their client lives, and would fill the connections of short calls.
+fn staying() -> Manner {
+    Manner { lane: Lane::Watch, ..Manner::of(Method::LeaseKeepAlive, Class::Critical) }
 }
 
 /// Passes the client's keep-alives on; never ends, since the answers decide when the call does.
@@ -225,8 +230,7 @@ const KEEP_ALIVES_QUEUED: usize = 1024;
 impl Copies {
     fn start(context: &Context, placed: Placed<'_>) -> Self {
         let (queue, queued) = mpsc::channel(KEEP_ALIVES_QUEUED);
-        let manner = Manner::of(Method::LeaseKeepAlive, Class::Critical);
-        let outbound = pipeline::outbound(&placed, &context.call, manner, None);
+        let outbound = pipeline::outbound(&placed, &context.call, staying(), None);
         // It ends when the queue does.
         tokio::spawn(keep_copies(Arc::clone(placed.cluster), outbound, queued));
         Self { queue }

@@ -26,7 +26,7 @@ use tokio::{
 pub enum Lane {
     /// Streams that stay open.
     Watch,
-    /// Points, transactions, leases: small and urgent.
+    /// Points, transactions, grants of leases: small and urgent.
     Light,
     /// Ranges over many keys, snapshots.
     Heavy,

@@ -9,7 +9,7 @@ use seawall::{
     etcd::{
         method::Method,
         proto::etcdserverpb::{
-            RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+            LeaseKeepAliveRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
             watch_request::RequestUnion,
         },
     },
@@ -78,6 +78,30 @@ async fn a_thousand_watches_leave_nothing() -> Result<()> {
     }
     victim.serves().await?;
     drop((answers, connection));
+    victim.is_unharmed().await
+}
+
+/// Each of them took a place among the short calls for as long as its client lived, and when none was
+/// left every write waited for 5 s and failed.
+#[tokio::test]
+async fn keep_alives_that_stay_open_stand_in_the_way_of_no_write() -> Result<()> {
+    const LIGHT: usize = 8;
+    let lanes = format!("{{light: {{connections_max: 2, streams_max: {}}}}}", LIGHT / 2);
+    let text = format!("workers: 1\nclusters: {{main: {{lanes: {lanes}}}}}\n");
+    let victim = Victim::configured(&text).await?;
+    let mut client = Client::connect(victim.cluster.endpoints(), None).await?;
+    let id = client.lease_grant(600, None).await?.id();
+    let mut connection = victim.connect().await?;
+    let mut open = Vec::new();
+    for _ in 0..=LIGHT {
+        let mut call = connection.call(Method::LeaseKeepAlive.path()).await?;
+        call.sending.send_data(encode(&LeaseKeepAliveRequest { id }), false)?;
+        let mut answer = call.answer().await?;
+        answer.message().await?.context("the keep-alive has ended")?;
+        open.push(answer);
+    }
+    victim.serves().await?;
+    drop((open, connection));
     victim.is_unharmed().await
 }
 
