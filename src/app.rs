@@ -108,7 +108,7 @@ impl App {
         };
         let mut listeners = Vec::new();
         for settings in &settings.listeners {
-            let topology = topology(settings, &backends, &protection)?;
+            let topology = topology(settings, &backends, &protection, &signals.draining)?;
             let edge = Edge::new(topology, settings.listener.request_bytes_max, common.clone());
             let config = settings.listener.clone();
             let (edge, socket) = (Arc::new(edge), inherited.take(&config.name, config.address));
@@ -262,7 +262,7 @@ impl App {
         let topologies: Vec<_> = settings
             .listeners
             .iter()
-            .map(|listener| topology(listener, &backends, protection))
+            .map(|listener| topology(listener, &backends, protection, &self.signals.draining))
             .collect::<Result<_, _>>()?;
         for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
             listener.reload_tls(wanted.listener.tls.as_ref())?;

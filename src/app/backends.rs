@@ -10,6 +10,7 @@ use crate::{
 };
 use anyhow::Context;
 use std::{collections::HashMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// An etcd cluster and what is held of it.
 #[derive(Debug, Clone)]
@@ -60,11 +61,12 @@ pub(super) fn start_backends(
     settings.clusters.iter().map(start).collect()
 }
 
-/// The clusters behind a listener, the default one first.
+/// The clusters behind a listener, the default one first, until `draining` is cancelled.
 pub(super) fn topology(
     settings: &Listener,
     backends: &Backends,
     protection: &Protection,
+    draining: &CancellationToken,
 ) -> anyhow::Result<Topology> {
     let mut used: Vec<&Backend> = Vec::new();
     let mut index_of = |name: &str| {
@@ -92,6 +94,6 @@ pub(super) fn topology(
         table,
         advertise: settings.advertise.clone(),
         tokens,
-        replaced: Default::default(),
+        ended: draining.child_token(),
     })
 }

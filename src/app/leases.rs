@@ -84,7 +84,7 @@ fn edge(settings: &Settings) -> Result<Arc<Edge>> {
         protection: Arc::clone(&protection),
     };
     let listener = &settings.listeners[0];
-    let topology = topology(listener, &backends, &protection)?;
+    let topology = topology(listener, &backends, &protection, &common.draining)?;
     // The mirrors' feeds have nothing to do here, and end with what runs them.
     Ok(Arc::new(Edge::new(topology, listener.listener.request_bytes_max, common)))
 }

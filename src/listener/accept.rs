@@ -22,6 +22,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// A client that has said nothing after this long is disconnected, as it would be by TLS.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same once the listener drains: what has only just connected is told to go elsewhere, not cut.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Pause after an error of `accept`, which is about resources of the whole process.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -216,7 +219,11 @@ async fn handshake(
             detect(shared, stream, peer, worker).await
         }
         Some(acceptor) => {
-            let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+            let accepted = tokio::select! {
+                accepted = acceptor.accept(stream) => accepted,
+                () = too_late(shared) => return Ok(()),
+            };
+            let stream = accepted.map_err(|error| error.to_string())?;
             let name = tls::client_name(&stream);
             let peer = Arc::new(Peer::new(address, local, name.as_deref(), true));
             detect(shared, stream, peer, worker).await
@@ -231,7 +238,10 @@ async fn detect<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     peer: Arc<Peer>,
     worker: usize,
 ) -> Result<(), String> {
-    let first = timeout(FIRST_BYTES_TIMEOUT, first_bytes(&mut stream)).await;
+    let first = tokio::select! {
+        first = timeout(FIRST_BYTES_TIMEOUT, first_bytes(&mut stream)) => first,
+        () = too_late(shared) => return Ok(()),
+    };
     let first = first.map_err(|_| "the client says nothing")?.map_err(|error| error.to_string())?;
     match &first[..] {
         // A probe that only looks whether the port is open.
@@ -241,6 +251,12 @@ async fn detect<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         }
         _ => http1::serve(shared, stream, first, peer, worker).await,
     }
+}
+
+/// Resolves when a client that has said nothing yet is not waited for any more.
+async fn too_late(shared: &Shared) {
+    shared.edge.draining.cancelled().await;
+    sleep(LAST_WORDS_TIMEOUT).await;
 }
 
 /// Enough bytes to tell the protocols apart; none if the client closes at once.

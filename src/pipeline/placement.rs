@@ -26,8 +26,9 @@ pub struct Topology {
     /// URLs that `MemberList` shows; empty: the address each client connected to.
     pub advertise: Vec<String>,
     pub tokens: Tokens,
-    /// Cancelled when another topology has taken this one's place.
-    pub replaced: CancellationToken,
+    /// Cancelled when another topology has taken this one's place, and when the process begins to stop:
+    /// what would not end by itself ends then, so that clients open it anew where it belongs now.
+    pub ended: CancellationToken,
 }
 
 /// A cluster of a topology, chosen for a call.

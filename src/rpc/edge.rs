@@ -53,9 +53,9 @@ impl Edge {
         self.topology.load_full()
     }
 
-    /// Puts `topology` in the place of the old one. Calls under way end with the old one; watches
-    /// are ended, so that clients open them anew where their keys are now.
+    /// Puts `topology` in the place of the old one. Calls under way end with the old one; those that
+    /// would not end are ended, so that clients open them anew where their keys are now.
     pub fn replace(&self, topology: Topology) {
-        self.topology.swap(Arc::new(topology)).replaced.cancel();
+        self.topology.swap(Arc::new(topology)).ended.cancel();
     }
 }

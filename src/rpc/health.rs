@@ -26,7 +26,8 @@ pub(super) async fn check(context: Context, mut incoming: Incoming, responder: R
     }
 }
 
-/// Tells the state now and at every change, until the client leaves or Seawall drains.
+/// Tells the state now and at every change, until the client leaves, Seawall drains, or another
+/// cluster is the default one.
 pub(super) async fn watch(context: Context, mut incoming: Incoming, responder: Responder) {
     let Some((request, _, mut responder)) =
         context.decode::<HealthCheckRequest>(&mut incoming, responder).await
@@ -38,6 +39,8 @@ pub(super) async fn watch(context: Context, mut incoming: Incoming, responder: R
     let Ok((mut out, record)) = responder.open(grpc::head()) else { return };
     let mut told = None;
     loop {
+        // Looked at before the state, so that a drain is told as one.
+        let ended = context.topology.ended.is_cancelled();
         let changed = cluster.changed();
         tokio::pin!(changed);
         changed.as_mut().enable();
@@ -48,10 +51,12 @@ pub(super) async fn watch(context: Context, mut incoming: Incoming, responder: R
         if told.replace(state) != Some(state) && out.send(encode(state)).await.is_err() {
             return;
         }
+        if ended {
+            break;
+        }
         tokio::select! {
             () = changed => {}
-            () = context.edge.draining.cancelled(), if told != Some(ServingStatus::NotServing) => {}
-            () = context.topology.replaced.cancelled() => break,
+            () = context.topology.ended.cancelled() => {}
             _ = std::future::poll_fn(|cx| out.poll_reset(cx)) => return,
         }
     }

@@ -186,8 +186,11 @@ pub(super) async fn keep_alive(context: Context, incoming: Incoming, responder: 
         context.topology.secondaries().map(|placed| Copies::start(&context, placed)).collect();
     let upward = renew(&context, incoming, up, copies);
     let downward = async {
-        let answered = responder.unless_gone(pin!(exchange.answer())).await;
-        context.finish(placed, answered, responder).await;
+        let answering = pin!(exchange.answer());
+        let Some((answered, responder)) = context.until_stopped(answering, responder).await else {
+            return;
+        };
+        context.finish(placed, Ok(answered), responder).await;
     };
     tokio::select! {
         () = downward => {}

@@ -223,11 +223,36 @@ impl Context {
         placed: Placed<'_>,
         manner: Manner,
         message: &Message,
-        mut responder: Responder,
+        responder: Responder,
     ) {
         let forwarding = pipeline::forward(&placed, &self.call, manner, message.framed());
-        let answered = responder.unless_gone(pin!(forwarding)).await;
-        self.finish(placed, answered, responder).await;
+        let Some((answered, responder)) = self.until_stopped(pin!(forwarding), responder).await
+        else {
+            return;
+        };
+        self.finish(placed, Ok(answered), responder).await;
+    }
+
+    /// Does what comes before the head of the answer; answers the call when it has to end before that.
+    async fn until_stopped<F: Future + Unpin>(
+        &self,
+        mut work: F,
+        mut responder: Responder,
+    ) -> Option<(F::Output, Responder)> {
+        let working = async {
+            match self.stop() {
+                Some(stop) => stop.run_until_cancelled(&mut work).await,
+                None => Some((&mut work).await),
+            }
+        };
+        match responder.unless_gone(pin!(working)).await {
+            Ok(Some(done)) => Some((done, responder)),
+            Ok(None) => {
+                responder.status(&self.cut(Cut::Stopped));
+                None
+            }
+            Err(Gone) => None,
+        }
     }
 
     /// Relays the answer, or says why there is none.
@@ -249,11 +274,16 @@ impl Context {
         }
     }
 
-    /// What ends the answer early: a drain ends what would not end by itself.
+    /// What ends the call early that may not end by itself.
     fn stop(&self) -> Option<&CancellationToken> {
-        let method = self.call.method?;
-        let endless = method.shape() == Shape::Bidi || method == Method::Observe;
-        endless.then_some(&self.edge.draining)
+        match self.call.method {
+            // A reload leaves them alone: who waits has a place in the line where its key was put, and
+            // would lose it.
+            Some(Method::Lock | Method::Campaign) => Some(&self.edge.draining),
+            Some(method) if method.shape() != Shape::Bidi && method != Method::Observe => None,
+            // What is not known may stay open, too.
+            _ => Some(&self.topology.ended),
+        }
     }
 
     /// The status of an answer that is cut.

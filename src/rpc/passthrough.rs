@@ -70,7 +70,8 @@ pub(super) async fn streams(context: Context, mut incoming: Incoming, responder:
         Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
         Err(_) => return,
     };
-    // etcd sends no head before it has read something, so what the client sends goes up meanwhile.
+    // etcd sends no head before it has read something, so what the client sends goes up meanwhile. Nothing
+    // ends that but etcd and the client: it may be a write with one answer.
     let answered = responder.unless_gone(pin!(exchange.answer_while_sending(&mut incoming))).await;
     match answered {
         Ok(Ok(answer)) => {

@@ -2,11 +2,14 @@
 
 use crate::{DEADLINE, configure, configured, raw::Connection};
 use anyhow::{Context, Result, ensure};
-use etcd_client::Client;
+use etcd_client::{Client, PutOptions};
 use seawall::{
     etcd::{
         method::Method,
-        proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+        proto::{
+            concurrency::LeaderRequest,
+            etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+        },
     },
     grpc::encode,
 };
@@ -46,6 +49,11 @@ clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
     ensure!(holds(&main, "/registry/events/a").await?, "there is no route yet");
 
     let mut connection = Connection::open(seawall.address("main")?).await?;
+    // Neither has an answer yet: nobody leads, and nothing was kept alive.
+    let mut observing = connection.call(Method::Observe.path()).await?;
+    let name = "/registry/events/leader".into();
+    observing.sending.send_data(encode(&LeaderRequest { name }), true)?;
+    let keeping = connection.call(Method::LeaseKeepAlive.path()).await?;
     let mut watching = connection.call(Method::Watch.path()).await?;
     let create =
         WatchCreateRequest { key: "/registry/events/a".into(), ..WatchCreateRequest::default() };
@@ -57,8 +65,15 @@ clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
     configure(&main, &routed)?;
     seawall.reload()?;
     logged(&seawall, RELOADED, 1).await?;
-    let (code, text) = watched.status().await?;
-    ensure!(code == 14, "a watch whose route has changed ends with {code} {text}");
+    for (what, answer) in [
+        ("a watch", watched),
+        ("an observer", observing.answer().await?),
+        ("a stream of keep-alives", keeping.answer().await?),
+    ] {
+        let (code, text) = answer.status().await?;
+        let stopped = (code, &*text) == (14, "etcdserver: server stopped");
+        ensure!(stopped, "{what} whose route has changed ends with {code} {text}");
+    }
     client.put("/registry/events/b", "", None).await?;
     ensure!(holds(&events, "/registry/events/b").await?, "the new cluster has it");
     ensure!(!holds(&main, "/registry/events/b").await?, "the old one has it not");
@@ -69,6 +84,52 @@ clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
     client.put("/registry/events/c", "", None).await?;
     ensure!(holds(&main, "/registry/events/c").await?, "there is no route any more");
     Ok(())
+}
+
+/// A client renews its leases on one stream for as long as it lives. That renewed them at the clusters
+/// that were there when it was opened: elsewhere they expired, and keys that were acknowledged went.
+#[tokio::test]
+async fn leases_are_kept_alive_at_a_cluster_that_a_reload_has_brought() -> Result<()> {
+    const TTL: i64 = 600;
+    let (main, events) = (Cluster::single().await?, Cluster::single().await?);
+    let seawall =
+        configured(&configure(&main, "clusters: {main: {endpoints: [{main}]}}\n")?).await?;
+    let mut client = Client::connect([seawall.endpoint()?], None).await?;
+    let id = client.lease_grant(TTL, None).await?.id();
+    let (mut keeper, mut answers) = client.lease_keep_alive(id).await?;
+    let routed = format!(
+        "listeners: [{{default: main, routes: [{{prefix: /registry/events, cluster: events}}]}}]
+clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
+",
+        events.member(0).endpoint()
+    );
+    configure(&main, &routed)?;
+    seawall.reload()?;
+    logged(&seawall, "configuration reloaded", 1).await?;
+    client.put("/registry/events/a", "", Some(PutOptions::new().with_lease(id))).await?;
+
+    let mut there = Client::connect(events.endpoints(), None).await?;
+    let mut left = async || anyhow::Ok(there.lease_time_to_live(id, None).await?.ttl());
+    let worn = eventually(DEADLINE, "some of the lease's time to pass", async || {
+        let left = left().await?;
+        ensure!(left < TTL - 1, "{left} s are left");
+        Ok(left)
+    })
+    .await?;
+    // As etcd's own client does, which opens another stream when one has ended.
+    let renewed = match keeper.keep_alive().await {
+        Ok(()) => answers.message().await.ok().flatten(),
+        Err(_) => None,
+    };
+    if renewed.is_none() {
+        client.lease_keep_alive(id).await?;
+    }
+    eventually(DEADLINE, "the lease to be renewed at the new cluster", async || {
+        let left = left().await?;
+        ensure!(left > worn, "{left} s are left");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -3,12 +3,20 @@
 use crate::{DEADLINE, configure, configured, operator, raw::Connection};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use etcd_client::Client;
+use etcd_client::{Client, LockOptions};
+use prost::Message;
 use seawall::{
     etcd::{
         method::Method,
-        proto::etcdserverpb::{
-            RangeRequest, WatchCreateRequest, WatchRequest, watch_request::RequestUnion,
+        proto::{
+            concurrency::{CampaignRequest, LeaderRequest, LockRequest},
+            etcdserverpb::{
+                LeaseKeepAliveRequest, RangeRequest, WatchCreateRequest, WatchRequest,
+                watch_request::RequestUnion,
+            },
+            health::{
+                HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+            },
         },
     },
     grpc::encode,
@@ -104,6 +112,63 @@ async fn a_drain_finishes_calls_and_ends_watches() -> Result<()> {
     connection.closed().await.context("the connection should end well")?;
     let status = seawall.wait(DEADLINE).await?;
     ensure!(status.code() == Some(0), "it ends with {status}");
+    Ok(())
+}
+
+/// Each of these held the process until its grace was over, and some lost their connection then.
+#[tokio::test]
+async fn a_drain_ends_what_would_not_end_by_itself() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let text = "clusters: {main: {endpoints: [{main}]}}\ndrain: {grace: 10m}\n";
+    let seawall = configured(&configure(&cluster, text)?).await?;
+    let address = seawall.address("main")?;
+    let silent = TcpStream::connect(address).await?;
+    let mut holder = Client::connect(cluster.endpoints(), None).await?;
+    let lease = holder.lease_grant(600, None).await?.id();
+    holder.lock("lock", Some(LockOptions::new().with_lease(lease))).await?;
+    holder.campaign("poll", "held", lease).await?;
+    let waiter = holder.lease_grant(600, None).await?.id();
+
+    let mut connection = Connection::open(address).await?;
+    let mut health = connection.call(Method::HealthWatch.path()).await?;
+    health.sending.send_data(encode(&HealthCheckRequest::default()), true)?;
+    let mut health = health.answer().await?;
+    let serving = ServingStatus::Serving as i32;
+    while HealthCheckResponse::decode(health.message().await?.context("it ends")?)?.status
+        != serving
+    {}
+    let name = |name: &'static str| Bytes::from_static(name.as_bytes());
+    let (lock, poll) = (name("lock"), name("poll"));
+    let campaign = CampaignRequest { name: poll, lease: waiter, ..CampaignRequest::default() };
+    let mut open = Vec::new();
+    for (method, request, ended) in [
+        (Method::Lock, encode(&LockRequest { name: lock, lease: waiter }), true),
+        (Method::Campaign, encode(&campaign), true),
+        (Method::Observe, encode(&LeaderRequest { name: name("nobody") }), true),
+        (Method::LeaseKeepAlive, encode(&LeaseKeepAliveRequest { id: lease }), false),
+        // It has asked nothing yet, and so has no answer.
+        (Method::LeaseKeepAlive, Bytes::new(), false),
+    ] {
+        let mut call = connection.call(method.path()).await?;
+        call.sending.send_data(request, ended)?;
+        open.push((method, call));
+    }
+    open_calls(&seawall, 6.0).await?;
+    seawall.terminate()?;
+
+    let told = HealthCheckResponse::decode(health.message().await?.context("it ends untold")?)?;
+    ensure!(told.status == ServingStatus::NotServing as i32, "it tells {told:?} at last");
+    let mut ends = vec![(Method::HealthWatch, health.status().await?)];
+    for (method, call) in open {
+        ends.push((method, call.answer().await?.status().await?));
+    }
+    for (method, (code, text)) in ends {
+        let stopped = (code, &*text) == (14, "etcdserver: server stopped");
+        ensure!(stopped, "{method:?} ends with {code} {text}");
+    }
+    let status = seawall.wait(DEADLINE).await?;
+    ensure!(status.code() == Some(0), "it ends with {status}");
+    drop(silent);
     Ok(())
 }
 

@@ -44,8 +44,7 @@ pub(super) async fn watch(context: Context, incoming: Incoming, mut responder: R
         end = session.run(incoming) => end,
         // Between two messages, and so that clients open their watchers anew elsewhere: at another
         // Seawall, or where their keys are now.
-        () = context.edge.draining.cancelled() => stopped(),
-        () = context.topology.replaced.cancelled() => stopped(),
+        () = context.topology.ended.cancelled() => stopped(),
         () = deadline(context.call.deadline) => {
             End::Status(status::of(&Error::Upstream(upstream::Error::Deadline)))
         }
