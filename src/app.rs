@@ -21,10 +21,10 @@ use crate::{
     handover::Inherited,
     listener::{self, Listener},
     mirror,
-    pipeline::{self, Reads},
+    pipeline::{self, Reads, Topology},
     rpc::{Common, Edge, Page},
     telemetry::{Log, Process, Traces, audit::audit},
-    upstream,
+    tls, upstream,
     worker::Workers,
 };
 use anyhow::Context;
@@ -58,6 +58,15 @@ pub struct App {
     accepting: Vec<AbortOnDropHandle<()>>,
     /// Tells when etcd is reached.
     reaching: Option<AbortOnDropHandle<()>>,
+}
+
+/// What takes the place of what runs.
+struct Prepared {
+    backends: Backends,
+    /// Of each listener.
+    topologies: Vec<Topology>,
+    /// Of the listeners whose TLS changes.
+    acceptors: Vec<(Arc<Listener>, Option<tls::Acceptor>)>,
 }
 
 impl App {
@@ -256,16 +265,9 @@ impl App {
     ///
     /// When a file cannot be used; then nothing has changed.
     pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
-        // All that can fail comes first.
-        let (families, protection) = (&self.families, &self.protection);
-        let backends = start_backends(&settings, &self.backends, families, protection)?;
-        let topologies: Vec<_> = settings
-            .listeners
-            .iter()
-            .map(|listener| topology(listener, &backends, protection, &self.signals.draining))
-            .collect::<Result<_, _>>()?;
-        for (listener, wanted) in self.listeners.iter().zip(&settings.listeners) {
-            listener.reload_tls(wanted.listener.tls.as_ref())?;
+        let Prepared { backends, topologies, acceptors } = self.prepare(&settings)?;
+        for (listener, tls) in acceptors {
+            listener.show(tls);
         }
         let mut elsewhere = false;
         // What may not be watched any more must not be seen any longer.
@@ -298,6 +300,27 @@ impl App {
         self.backends = backends;
         self.settings = settings;
         Ok(())
+    }
+
+    /// All that can fail of taking over `settings`.
+    fn prepare(&self, settings: &Settings) -> anyhow::Result<Prepared> {
+        let (families, protection) = (&self.families, &self.protection);
+        let backends = start_backends(settings, &self.backends, families, protection)?;
+        let topologies = settings
+            .listeners
+            .iter()
+            .map(|listener| topology(listener, &backends, protection, &self.signals.draining))
+            .collect::<Result<_, _>>()?;
+        let mut acceptors = Vec::new();
+        let running = self.listeners.iter().zip(&self.settings.listeners);
+        for ((listener, before), after) in running.zip(&settings.listeners) {
+            // What has not changed looks at its files by itself, and keeps the good ones.
+            if before.listener.tls != after.listener.tls {
+                let tls = listener::acceptor(&after.listener)?;
+                acceptors.push((Arc::clone(listener), tls));
+            }
+        }
+        Ok(Prepared { backends, topologies, acceptors })
     }
 
     /// Takes leave of the clients and ends.

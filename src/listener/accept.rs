@@ -77,8 +77,7 @@ impl Listener {
         let socket =
             socket.with_context(|| format!("listener {name:?} cannot listen on {address}"))?;
         let address = socket.local_addr()?;
-        let tls = config.tls.as_ref().map(acceptor).transpose();
-        let tls = tls.with_context(|| format!("TLS of listener {name:?}"))?;
+        let tls = acceptor(&config)?;
         let metrics = metrics.listener(&name);
         let shared = Shared {
             config,
@@ -104,15 +103,9 @@ impl Listener {
         &self.shared.edge
     }
 
-    /// Shows other certificates from the next connection on.
-    ///
-    /// # Errors
-    ///
-    /// When the files cannot be used; the old ones stay.
-    pub fn reload_tls(&self, config: Option<&tls::AcceptorConfig>) -> Result<(), tls::Error> {
-        let tls = config.map(acceptor).transpose()?;
+    /// Shows other certificates from the next connection on; see [`acceptor`].
+    pub fn show(&self, tls: Option<tls::Acceptor>) {
         self.shared.tls.store(tls.map(Arc::new));
-        Ok(())
     }
 
     /// Accepts connections until `draining` is cancelled, and then closes the socket.
@@ -189,8 +182,17 @@ fn take_over(socket: net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(socket)
 }
 
-fn acceptor(config: &tls::AcceptorConfig) -> Result<tls::Acceptor, tls::Error> {
-    tls::Acceptor::load(config.clone(), tls::Protocols::Http2OrHttp1)
+/// What shows the certificates of a listener, if it has any.
+///
+/// # Errors
+///
+/// When a file cannot be used.
+pub fn acceptor(config: &Config) -> anyhow::Result<Option<tls::Acceptor>> {
+    use anyhow::Context;
+    let load =
+        |tls: &tls::AcceptorConfig| tls::Acceptor::load(tls.clone(), tls::Protocols::Http2OrHttp1);
+    let loaded = config.tls.as_ref().map(load).transpose();
+    loaded.with_context(|| format!("TLS of listener {:?}", config.name))
 }
 
 /// Serves one connection to its end.

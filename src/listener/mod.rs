@@ -9,6 +9,6 @@ mod http1;
 mod http2;
 mod metrics;
 
-pub use accept::Listener;
+pub use accept::{Listener, acceptor};
 pub use config::Config;
 pub use metrics::Metrics;

@@ -9,7 +9,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use seawall_testkit::{Cluster, Etcdctl, Identity, Pki, SeawallProcess, eventually};
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -135,6 +135,55 @@ async fn a_renewed_certificate_is_shown_without_a_restart() -> Result<()> {
     })
     .await?;
     asks(&mut before).await.context("an old connection stays")?;
+    Ok(())
+}
+
+/// The first listener showed its new certificate while the log said that all had stayed as it was.
+#[tokio::test]
+async fn certificates_change_at_all_listeners_or_at_none() -> Result<()> {
+    let (pki, other, cluster) = (Pki::new()?, Pki::new()?, Cluster::single().await?);
+    let text = |first: &Identity, second: &Identity| {
+        let tls = |shown: &Identity| {
+            format!("{{cert_file: {}, key_file: {}}}", shown.cert.display(), shown.key.display())
+        };
+        format!(
+            "listeners:
+- {{name: main, address: 127.0.0.1:0, tls: {}}}
+- {{name: second, address: 127.0.0.2:0, tls: {}}}
+clusters: {{main: {{endpoints: [{{main}}]}}}}\n",
+            tls(first),
+            tls(second)
+        )
+    };
+    let (before, after) = (pki.server()?, other.server()?);
+    let file = configure(&cluster, &text(&before, &before))?;
+    let seawall = builder().listeners_from_config().arg("--config", &file).start().await?;
+    let broken = Identity { cert: cluster.dir().join("broken.crt"), key: after.key.clone() };
+    fs::write(&broken.cert, "no certificate")?;
+    configure(&cluster, &text(&after, &broken))?;
+    seawall.reload()?;
+    let kept = "configuration not reloaded; the last good one stays";
+    seawall.log_contains(DEADLINE, "a refusal", |line| line.message() == kept).await?;
+    let mut first = connect(&seawall, &pki, None, &TLS13).await.context("the first has changed")?;
+    asks(&mut first).await?;
+    Ok(())
+}
+
+/// The files of every listener were loaded anew at every reload, whatever had changed.
+#[tokio::test]
+async fn a_broken_key_stands_in_the_way_of_no_other_change() -> Result<()> {
+    let (pki, cluster) = (Pki::new()?, Cluster::single().await?);
+    let shown = pki.server()?;
+    let seawall = with_tls(&cluster, &shown, "").await?;
+    fs::write(&shown.key, "no key")?;
+    let file = cluster.dir().join("seawall.yaml");
+    let text = fs::read_to_string(file)?;
+    let rule = "{name: one, match: {prefixes: [/a]}, limit: {requests: 1/s}}";
+    configure(&cluster, &format!("{text}protection: {{rules: [{rule}]}}\n"))?;
+    seawall.reload()?;
+    let reloaded = "configuration reloaded";
+    seawall.log_contains(DEADLINE, "a reload", |line| line.message() == reloaded).await?;
+    asks(&mut connect(&seawall, &pki, None, &TLS13).await?).await?;
     Ok(())
 }
 
