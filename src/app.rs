@@ -35,7 +35,7 @@ use reaching::await_etcd;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use succession::{ADMIN, AdminPort, reach_etcd};
 use switched::Switched;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A running Seawall. Dropping it cuts everything off; [`App::stop`] takes leave.
@@ -46,6 +46,8 @@ pub struct App {
     listeners: Vec<Arc<Listener>>,
     admin: Option<AdminPort>,
     signals: Signals,
+    /// What the operator's port goes by.
+    livez_after: watch::Sender<Duration>,
     protection: Arc<Protection>,
     access: Arc<Access>,
     reads: Arc<Reads>,
@@ -126,6 +128,7 @@ impl App {
         if inherited.is_successor() {
             reach_etcd(&listeners).await?;
         }
+        let livez_after = watch::Sender::new(livez_after(&settings));
         let view = View {
             started,
             listeners: listeners
@@ -136,7 +139,7 @@ impl App {
                     (name, listener.address, Arc::clone(listener.edge()))
                 })
                 .collect(),
-            livez_after: settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after),
+            livez_after: livez_after.subscribe(),
             token_file: settings.admin.as_ref().and_then(|admin| admin.token_file.clone()),
             signals: signals.clone(),
             registry,
@@ -150,6 +153,7 @@ impl App {
             listeners,
             admin: None,
             signals,
+            livez_after,
             protection,
             access,
             reads,
@@ -297,6 +301,7 @@ impl App {
         for backend in backends.values() {
             backend.running.mirror.reconfigure(settings.mirror.clone());
         }
+        self.livez_after.send_replace(livez_after(&settings));
         self.backends = backends;
         self.settings = settings;
         Ok(())
@@ -335,4 +340,8 @@ impl App {
             traces.stop().await;
         }
     }
+}
+
+fn livez_after(settings: &Settings) -> Duration {
+    settings.admin.as_ref().map_or(Duration::MAX, |admin| admin.livez_after)
 }

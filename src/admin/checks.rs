@@ -29,7 +29,7 @@ pub(super) type Results = BTreeMap<String, Result<(), String>>;
 pub(super) fn live(view: &View) -> Results {
     let now = Instant::now();
     let mut results: Results = view.workers.iter().map(|worker| turns(worker, now)).collect();
-    let limit = view.livez_after;
+    let limit = *view.livez_after.borrow();
     let check = |cluster: &Arc<Cluster>| {
         let silent = cluster.silent_for();
         let result = match silent > limit {

@@ -43,6 +43,7 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -52,7 +53,8 @@ use tokio::{
 pub struct View {
     pub started: Instant,
     pub listeners: Vec<(String, SocketAddr, Arc<Edge>)>,
-    pub livez_after: Duration,
+    /// `/livez` fails without an answer of etcd for so long; a reload changes it.
+    pub livez_after: watch::Receiver<Duration>,
     /// Holds what whoever switches anything has to show.
     pub token_file: Option<PathBuf>,
     pub signals: Signals,

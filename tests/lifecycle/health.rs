@@ -43,6 +43,24 @@ admin: {livez_after: 3s}
     Ok(())
 }
 
+/// The log said that the change was taken over, and it was not.
+#[tokio::test]
+async fn how_long_etcd_may_be_silent_changes_live() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let text = |livez_after: &str| {
+        let clusters = "clusters: {main: {endpoints: [{main}]}}";
+        format!("{clusters}\nadmin: {{livez_after: {livez_after}}}\n")
+    };
+    let seawall = configured(&configure(&cluster, &text("10m"))?).await?;
+    cluster.member(0).kill().await?;
+    answers(&seawall, "/readyz", 503).await?;
+    answers(&seawall, "/livez", 200).await?;
+    configure(&cluster, &text("1s"))?;
+    seawall.reload()?;
+    answers(&seawall, "/livez", 503).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn logs_and_metrics_can_be_parsed() -> Result<()> {
     let cluster = Cluster::single().await?;
