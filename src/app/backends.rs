@@ -29,7 +29,8 @@ pub(super) struct Families {
     pub(super) mirror: mirror::Families,
 }
 
-/// The clusters of `settings`; those whose settings have not changed stay the ones in `running`.
+/// The clusters of `settings`; those whose settings have not changed stay the ones in `running`. What
+/// was switched off by hand of the others stays so.
 pub(super) fn start_backends(
     settings: &Settings,
     running: &Backends,
@@ -38,9 +39,9 @@ pub(super) fn start_backends(
 ) -> anyhow::Result<Backends> {
     let start = |config: &upstream::Config| {
         let name = config.name.clone();
-        let same = |backend: &&Backend| *backend.cluster.settings == *config;
-        if let Some(backend) = running.get(&name).filter(same) {
-            return Ok((name, backend.clone()));
+        let before = running.get(&name);
+        if let Some(same) = before.filter(|before| *before.cluster.settings == *config) {
+            return Ok((name, same.clone()));
         }
         let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
         let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
@@ -48,6 +49,11 @@ pub(super) fn start_backends(
         let config = settings.mirror.clone();
         let (guarded, families) = (Arc::clone(protection), &families.mirror);
         let running = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
+        if let Some(before) = before {
+            let all = before.running.mirror.collections().into_iter();
+            let off = all.filter(|collection| collection.is_off());
+            off.for_each(|collection| running.mirror.start_off(&collection.name));
+        }
         let steering = steer(
             Arc::downgrade(&cluster),
             gate,
@@ -96,4 +102,37 @@ pub(super) fn topology(
         tokens,
         ended: draining.child_token(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Flags};
+    use prometheus_client::registry::Registry;
+    use std::{path::Path, time::Duration};
+
+    /// Any change of its cluster switched a collection on again, without a word.
+    #[tokio::test(start_paused = true)]
+    async fn a_collection_that_is_off_stays_off_when_its_cluster_starts_anew() {
+        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
+        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
+        let mut settings = built.expect("a configuration").settings;
+        let registry = &mut Registry::default();
+        let families = Families {
+            upstream: upstream::Metrics::register(registry),
+            mirror: mirror::Families::register(registry),
+        };
+        let protection = Protection::new(settings.protection.clone(), registry);
+        let start = |settings: &Settings, running: &Backends| {
+            start_backends(settings, running, &families, &protection).expect("they start")
+        };
+        let before = start(&settings, &Backends::new());
+        before["main"].running.mirror.start_off(b"/registry/pods");
+        settings.clusters[0].backoff_max += Duration::from_secs(1);
+        let after = start(&settings, &before);
+        assert!(!Arc::ptr_eq(&before["main"].cluster, &after["main"].cluster));
+        let all = after["main"].running.mirror.collections();
+        let off = all.iter().filter(|it| it.is_off()).map(|it| &it.name[..]);
+        assert_eq!(off.collect::<Vec<_>>(), [b"/registry/pods"]);
+    }
 }
