@@ -269,7 +269,11 @@ impl App {
     ///
     /// When a file cannot be used; then nothing has changed.
     pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
-        let Prepared { backends, topologies, acceptors } = self.prepare(&settings)?;
+        let prepared = self.prepare(&settings);
+        // What was counted of clusters that are not to be.
+        let forget = |gone, left| self.families.forget(gone, left);
+        let Prepared { backends, topologies, acceptors } =
+            prepared.inspect_err(|_| forget(&settings.clusters, &self.settings.clusters))?;
         for (listener, tls) in acceptors {
             listener.show(tls);
         }
@@ -302,6 +306,7 @@ impl App {
             backend.running.mirror.reconfigure(settings.mirror.clone());
         }
         self.livez_after.send_replace(livez_after(&settings));
+        self.families.forget(&self.settings.clusters, &settings.clusters);
         self.backends = backends;
         self.settings = settings;
         Ok(())

@@ -29,6 +29,25 @@ pub(super) struct Families {
     pub(super) mirror: mirror::Families,
 }
 
+impl Families {
+    /// Forgets what `gone` names and `left` does not: a member that nobody asks any more would be down for
+    /// ever.
+    pub(super) fn forget(&self, gone: &[upstream::Config], left: &[upstream::Config]) {
+        for cluster in gone {
+            let left = left.iter().find(|left| left.name == cluster.name);
+            for endpoint in &cluster.endpoints {
+                if left.is_none_or(|left| !left.endpoints.contains(endpoint)) {
+                    self.upstream.forget_member(&cluster.name, endpoint);
+                }
+            }
+            if left.is_none() {
+                self.upstream.forget_cluster(&cluster.name);
+                self.mirror.forget(&cluster.name);
+            }
+        }
+    }
+}
+
 /// The clusters of `settings`; those whose settings have not changed stay the ones in `running`. What
 /// was switched off by hand of the others stays so.
 pub(super) fn start_backends(

@@ -137,6 +137,34 @@ impl Families {
         this
     }
 
+    /// Shows nothing more of a cluster; its handles count for nobody from then on.
+    pub fn forget(&self, cluster: &str) {
+        let labels = ClusterLabels { cluster: cluster.to_owned() };
+        for gauge in [&self.live, &self.revision, &self.bytes, &self.collections, &self.watchers] {
+            gauge.remove(&labels);
+        }
+        for counter in [
+            &self.answers,
+            &self.would_answer,
+            &self.events,
+            &self.loads,
+            &self.loads_failed,
+            &self.evictions,
+            &self.resets,
+            &self.verifications,
+            &self.mismatches,
+            &self.watch_events,
+            &self.watch_handovers,
+            &self.watch_returns,
+        ] {
+            counter.remove(&labels);
+        }
+        self.lag.0.remove(&labels);
+        for reason in Pass::ALL.map(|pass| pass.as_str()) {
+            self.passes.remove(&PassLabels { cluster: cluster.to_owned(), reason });
+        }
+    }
+
     pub(super) fn cluster(&self, cluster: &str) -> Metrics {
         let labels = ClusterLabels { cluster: cluster.to_owned() };
         let pass = |pass: Pass| {

@@ -164,6 +164,34 @@ impl Metrics {
         }
     }
 
+    /// Shows nothing more of a member; its handles count for nobody from then on.
+    pub fn forget_member(&self, cluster: &str, endpoint: &Endpoint) {
+        let labels = MemberLabels { cluster: cluster.into(), member: endpoint.to_string() };
+        self.probe_seconds.remove(&labels);
+        for counter in [&self.connection_failures, &self.probe_failures] {
+            counter.remove(&labels);
+        }
+        for gauge in [
+            &self.state,
+            &self.connections,
+            &self.leader,
+            &self.db_size,
+            &self.db_size_in_use,
+            &self.db_quota,
+            &self.alarms,
+        ] {
+            gauge.remove(&labels);
+        }
+    }
+
+    /// The same of what is counted of a cluster as a whole.
+    pub fn forget_cluster(&self, cluster: &str) {
+        let labels = ClusterLabels { cluster: cluster.into() };
+        for counter in [&self.leader_changes, &self.retries, &self.retries_denied] {
+            counter.remove(&labels);
+        }
+    }
+
     pub(super) fn cluster(&self, cluster: &str) -> ClusterMetrics {
         let labels = ClusterLabels { cluster: cluster.into() };
         ClusterMetrics {

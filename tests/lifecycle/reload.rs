@@ -1,6 +1,6 @@
 //! A changed configuration while clients are there.
 
-use crate::{DEADLINE, configure, configured, raw::Connection};
+use crate::{DEADLINE, configure, configured, operator, raw::Connection};
 use anyhow::{Context, Result, ensure};
 use etcd_client::{Client, PutOptions};
 use seawall::{
@@ -130,6 +130,37 @@ clusters: {{main: {{endpoints: [{{main}}]}}, events: {{endpoints: [{}]}}}}
         Ok(())
     })
     .await
+}
+
+/// A member that nobody asked any more was down for ever, and the alert about it went on.
+#[tokio::test]
+async fn what_is_gone_is_not_counted_any_more() -> Result<()> {
+    const DEAD: &str = "http://127.0.0.1:1";
+    let cluster = Cluster::single().await?;
+    let text = format!(
+        "listeners: [{{default: main}}]
+clusters: {{main: {{endpoints: [{{main}}, {DEAD}]}}, gone: {{endpoints: [{DEAD}]}}}}\n"
+    );
+    let seawall = configured(&configure(&cluster, &text)?).await?;
+    let series = async || -> Result<Vec<String>> {
+        let (_, text) = operator::get(seawall.admin()?, "/metrics").await?;
+        let ours = ["seawall_upstream_", "seawall_mirror_"];
+        let lines = text.lines().filter(|line| ours.iter().any(|name| line.starts_with(name)));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let gone = |line: &String| line.contains(DEAD) || line.contains("cluster=\"gone\"");
+    ensure!(series().await?.iter().any(gone), "nothing is counted of them to begin with");
+    configure(&cluster, "clusters: {main: {endpoints: [{main}]}}\nlisteners: [{default: main}]\n")?;
+    seawall.reload()?;
+    logged(&seawall, "configuration reloaded", 1).await?;
+    let left: Vec<_> = series().await?.into_iter().filter(gone).collect();
+    ensure!(left.is_empty(), "it is still counted: {left:#?}");
+    let member = cluster.member(0).endpoint();
+    ensure!(
+        series().await?.iter().any(|line| line.contains(&member)),
+        "what is left is not counted"
+    );
+    Ok(())
 }
 
 #[tokio::test]
