@@ -22,12 +22,12 @@ use tokio_util::task::AbortOnDropHandle;
 /// `ConfigMap` changes by a swapped link.
 const FILE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until a signal ends the process.
+/// Runs until a signal ends the process. The `settings` were made of a file that said `text`, if of any.
 ///
 /// # Errors
 ///
 /// When a component cannot be started.
-pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
+pub fn run(settings: Settings, text: Option<String>, reloader: Reloader) -> anyhow::Result<()> {
     let log = Log::start(&settings.log)?;
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(async move {
@@ -38,7 +38,7 @@ pub fn run(settings: Settings, reloader: Reloader) -> anyhow::Result<()> {
         let mut inherited = Inherited::receive()?;
         let mut app = App::start(settings, &mut inherited).await?;
         inherited.ready()?;
-        let mut file = FileWatch::new(reloader.path());
+        let mut file = FileWatch::new(reloader.path(), text);
         let workers = Arc::clone(&app.workers);
         let turned = move || {
             let workers = Arc::clone(&workers);
@@ -89,12 +89,11 @@ struct FileWatch {
 }
 
 impl FileWatch {
-    fn new(path: Option<&Path>) -> Self {
+    /// `text` is what the settings that run were made of. The start may have waited for long since then.
+    fn new(path: Option<&Path>, text: Option<String>) -> Self {
         let mut ticks = interval(FILE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut this = Self { path: path.map(Path::to_owned), seen: None, ticks };
-        this.look();
-        this
+        Self { path: path.map(Path::to_owned), seen: text.map(String::into_bytes), ticks }
     }
 
     /// What the file says now is what the next look compares with.
@@ -113,5 +112,21 @@ impl FileWatch {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was taken over with the next change only, where etcd had taken long to answer at the start.
+    #[tokio::test]
+    async fn a_change_during_the_start_is_seen() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("seawall.yaml");
+        fs::write(&path, "workers: 2").expect("it is written");
+        let mut file = FileWatch::new(Some(&path), Some("workers: 1".into()));
+        file.changed().await;
+        assert_eq!(file.seen.as_deref(), Some(&b"workers: 2"[..]));
     }
 }

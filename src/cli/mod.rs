@@ -34,9 +34,9 @@ fn command(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(source) => {
             let reloader = source.reloader();
-            let Loaded { settings, origins } = reloader.load_with_origins()?;
+            let Loaded { settings, origins, text } = reloader.load_with_origins()?;
             config::try_audit_file(&settings, &origins)?;
-            app::run(settings, reloader).map_err(Failure::Runtime)
+            app::run(settings, text, reloader).map_err(Failure::Runtime)
         }
         Command::Check(source) => check::check(&source.reloader()),
         Command::Explain(args) => print(&explain::explain(&args)?),

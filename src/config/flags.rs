@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn flags_alone_are_enough() {
-        let Loaded { settings, origins } = load(
+        let Loaded { settings, origins, .. } = load(
             "--upstream https://a:1,https://b:1 --upstream-cacert ca.crt --listen 127.0.0.1:0 \
              --route /registry/events=https://c:1 --route /registry/leases/=https://c:1 \
              --route /other/events=https://d:1 --route /registry/pods=https://b:1,https://a:1 \

@@ -76,6 +76,8 @@ pub struct Route {
 pub struct Loaded {
     pub settings: Settings,
     pub origins: Origins,
+    /// What the file said.
+    pub text: Option<String>,
 }
 
 /// Reads the configuration as it was asked for, as often as it is needed.
@@ -140,7 +142,10 @@ pub fn build(text: Option<(&Path, &str)>, flags: &Flags) -> Result<Loaded, Error
     };
     problems.extend(flags::apply(flags, &mut file, &mut origins));
     let settings = match validate::validate(file, &mut origins, &left_out) {
-        Ok(settings) if problems.is_empty() => return Ok(Loaded { settings, origins }),
+        Ok(settings) if problems.is_empty() => {
+            let text = text.map(|(_, text)| text.to_owned());
+            return Ok(Loaded { settings, origins, text });
+        }
         Ok(_) => Vec::new(),
         Err(error) => error.problems,
     };
