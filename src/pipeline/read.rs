@@ -247,13 +247,13 @@ impl Read {
     fn make_room(&self, held: &mut Option<Held>, seen: Cost) -> Result<(), Failure> {
         let memory = &self.reads.protection.memory;
         if seen.bytes > memory.limit() {
-            self.learn(seen);
+            self.learn_at_least(seen);
             return Err(Failure::TooLarge);
         }
         if let Some(held) = held {
             let grown = held.grow_to(seen.bytes);
             return grown.then_some(()).ok_or_else(|| {
-                self.learn(seen);
+                self.learn_at_least(seen);
                 Failure::NoRoom
             });
         }
@@ -281,7 +281,7 @@ impl Read {
                 Err(Stopped::Refused(status)) => return Ok(Whole::refused(status)),
                 Err(Stopped::Failed(error)) => return Err(Failure::Upstream(error)),
                 Err(Stopped::TooLarge { length }) => {
-                    self.learn(Cost { keys: 1, bytes: length as u64 });
+                    self.learn_at_least(Cost { keys: 1, bytes: length as u64 });
                     return Err(Failure::TooLarge);
                 }
             }
@@ -291,6 +291,11 @@ impl Read {
 
     fn learn(&self, cost: Cost) {
         self.reads.protection.costs.learn(&self.gate.cluster, &self.subject, cost);
+    }
+
+    /// The next one waits for as much room.
+    fn learn_at_least(&self, cost: Cost) {
+        self.reads.protection.costs.learn_at_least(&self.gate.cluster, &self.subject, cost);
     }
 
     /// Reads all pages, unless they are more than may be held, or than there is room for.
