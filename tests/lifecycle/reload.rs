@@ -139,7 +139,7 @@ async fn what_is_gone_is_not_counted_any_more() -> Result<()> {
     let cluster = Cluster::single().await?;
     let text = format!(
         "listeners: [{{default: main}}]
-clusters: {{main: {{endpoints: [{{main}}, {DEAD}]}}, gone: {{endpoints: [{DEAD}]}}}}\n"
+clusters: {{main: {{endpoints: [{{main}}, {DEAD}]}}, gone: {{endpoints: [\"http://127.0.0.1:2\"]}}}}\n"
     );
     let seawall = configured(&configure(&cluster, &text)?).await?;
     let series = async || -> Result<Vec<String>> {
