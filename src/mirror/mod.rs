@@ -24,6 +24,7 @@ mod schedules;
 mod snapshot;
 mod store;
 mod tree;
+mod turn;
 mod verify;
 
 pub use collection::{Collection, State};
@@ -34,7 +35,8 @@ pub use history::{Event, History, Kind, Limits, Trimmed};
 pub use metrics::{Families, Metrics};
 pub use object::Object;
 pub use range::{Found, Response, Stream, answers};
-pub use reader::{Mirror, Pass, Position, Turn, is_collection, is_whole};
+pub use reader::{Mirror, Pass, Position, is_collection, is_whole};
 pub use snapshot::{Snapshot, Tier};
 pub use store::{Change, Store, Writer};
 pub use tree::{Totals, Tree};
+pub use turn::Turn;

@@ -1,6 +1,6 @@
 //! The mirror of one cluster, as readers see it.
 
-use super::{Collection, Config, State, Store, Tier, feed::Order, metrics::Metrics};
+use super::{Collection, Config, State, Store, Tier, Turn, feed::Order, metrics::Metrics};
 use crate::{
     admission::Place,
     etcd::{key_range::KeyRange, proto::etcdserverpb::ResponseHeader},
@@ -14,10 +14,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    time::{Instant, sleep, timeout},
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::{Instant, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 /// What is held of one cluster, and how far it follows.
 #[derive(Debug)]
@@ -48,23 +47,6 @@ pub struct Position {
     pub opening: bool,
     /// Of the store that is followed.
     pub cluster_id: u64,
-}
-
-/// The turn of a watcher, or of a stream's watchers, to move, until it is dropped or [`TURN_MAX`] is over.
-#[derive(Debug)]
-pub struct Turn {
-    _held: AbortOnDropHandle<()>,
-}
-
-impl Turn {
-    pub fn new(permit: OwnedSemaphorePermit) -> Self {
-        let over = sleep(TURN_MAX);
-        let held = tokio::spawn(async move {
-            over.await;
-            drop(permit);
-        });
-        Self { _held: AbortOnDropHandle::new(held) }
-    }
 }
 
 /// Why a read is not answered from memory.
@@ -110,9 +92,6 @@ const ENTRIES_MAX: usize = 32;
 
 /// How many streams have their watchers come back at once: they may be all that there are.
 const RETURNS_MAX: usize = 32;
-
-/// A turn is given back after this long. Who has it may be waiting for a client that does not read.
-const TURN_MAX: Duration = Duration::from_secs(10);
 
 /// A watcher whose turn has not come by then goes on at etcd without one: it gets nothing meanwhile.
 const ENTRY_MAX: Duration = Duration::from_secs(15);
@@ -449,7 +428,7 @@ impl Mirror {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mirror::{Families, Limits};
+    use crate::mirror::{Families, Limits, turn::TURN_MAX};
     use futures_util::{FutureExt, future::join_all};
     use std::future::Future;
     use tokio::time::advance;

@@ -277,8 +277,8 @@ async fn no_list_asks_for_all_that_is_left() -> Result<()> {
     Ok(())
 }
 
-/// For each page whose end is not known etcd counts all that follows it: 150,000 keys were counted a
-/// thousand times.
+/// For each page whose end is not known etcd counts all that follows it: in pages of common
+/// size, 150,000 pods would be counted a thousand times.
 #[tokio::test]
 async fn what_is_not_known_is_read_in_few_pages() -> Result<()> {
     let asked = Asked::start("broad", objects(20_000, 700)).await?;

@@ -46,6 +46,17 @@ impl Turns {
         (0..number).map(|number| self.ask(own(number))).collect()
     }
 
+    /// Waits until the metric has this value.
+    async fn metric(&self, name: &str, value: f64) -> Result<()> {
+        let admin = self.seawall.admin()?;
+        eventually(crate::client::DEADLINE, name, async || {
+            let now = crate::operator::metric(admin, name).await?;
+            ensure!(now == value, "{name} is {now}");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until the queue of lists has this many `limit`, `running` or `waiting`.
     async fn lists(&self, what: &str, number: u32) -> Result<()> {
         let gauge = format!("seawall_queue_{what}{{cluster=\"main\",queue=\"lists\"}} {number}");
@@ -93,13 +104,7 @@ async fn lists_become_fewer_while_watches_lag() -> Result<()> {
         crate::text(endpoints, MARGIN).replace("mirror: {mode: off}", "mirror: {mode: enforce}")
     };
     let turns = Turns::of("lag", config).await?;
-    let admin = turns.seawall.admin()?;
-    eventually(crate::client::DEADLINE, "a feed", async || {
-        let live = crate::operator::metric(admin, "seawall_mirror_live").await?;
-        ensure!(live == 1.0, "nothing is followed");
-        Ok(())
-    })
-    .await?;
+    turns.metric("seawall_mirror_live", 1.0).await?;
     turns.lists("limit", 2).await?;
     // It is in no collection that would be loaded instead.
     let reading = turns.ask(list("/registry/"))?;
@@ -186,13 +191,7 @@ async fn who_joins_a_list_that_is_refused_has_a_turn_of_its_own() -> Result<()> 
     let first = turns.ask(list(PODS))?;
     turns.lists("waiting", 1).await?;
     let joined = turns.ask(list(PODS))?;
-    let admin = turns.seawall.admin()?;
-    eventually(crate::client::DEADLINE, "a read that is shared", async || {
-        let reads = crate::operator::metric(admin, "seawall_reads_total").await?;
-        ensure!(reads == 3.0, "{reads} reads");
-        Ok(())
-    })
-    .await?;
+    turns.metric("seawall_reads_total", 3.0).await?;
     let refused = first.await??.err().context("it is answered")?;
     ensure!(refused.text.contains("its turn did not come"), "{refused:?}");
     turns.etcd.let_go(2);

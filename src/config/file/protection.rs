@@ -312,7 +312,7 @@ impl Default for Paging {
         Self {
             enabled: true,
             // Read within a millisecond, which is how long one holds up what else etcd has to do. With
-            // 1 MiB small calls beside lists take half as long again, with 64 KiB lists cost a third more.
+            // 1 MiB small calls beside lists take half as long again, with 64 KiB there are a third fewer lists.
             page_size: kib(256),
         }
     }
