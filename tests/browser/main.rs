@@ -251,7 +251,8 @@ async fn keys_reach_a_switch(browser: &mut Browser) -> Result<()> {
 async fn a_token_is_asked_for_once() -> Result<()> {
     const TOKEN: &str = "correct-horse-battery-staple";
     let Some(mut browser) = browser().await? else { return Ok(()) };
-    let (cluster, pki) = (Cluster::single().await?, Pki::new()?);
+    let (main, events) = (Cluster::single().await?, Cluster::single().await?);
+    let pki = Pki::new()?;
     let token = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page.token");
     fs::write(&token, format!("{TOKEN}\n"))?;
     let server = pki.server()?;
@@ -261,7 +262,7 @@ async fn a_token_is_asked_for_once() -> Result<()> {
         server.cert.display(),
         server.key.display()
     );
-    let seawall = start(&configuration("token.yaml", &cluster, &cluster, &admin)?).await?;
+    let seawall = start(&configuration("token.yaml", &main, &events, &admin)?).await?;
     browser.open(&format!("https://{}/", seawall.admin()?)).await?;
     shows(&mut browser, "#protections", "rules.office").await?;
 
