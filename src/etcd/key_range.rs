@@ -97,6 +97,14 @@ impl KeyRange {
 }
 
 impl End {
+    /// The key it is before.
+    pub fn key(&self) -> Option<&Bytes> {
+        match self {
+            Self::Key(end) => Some(end),
+            Self::Infinite => None,
+        }
+    }
+
     /// Whether `key` lies before the end.
     pub fn is_after(&self, key: &[u8]) -> bool {
         match self {

@@ -167,11 +167,12 @@ impl Pages {
         }
         if page.more {
             self.adapt(page);
-            let start = Bytes::from([&page.keys.last[..], b"\0"].concat());
+            let next = Bytes::from([&page.keys.last[..], b"\0"].concat());
             if self.learns {
-                self.before = self.splits.learn_part(&start, &page.keys, self.page_bytes);
+                let part = KeyRange { start: range.start, end: End::Key(next.clone()) };
+                self.before = self.splits.learn_part(&part, &page.keys, self.page_bytes);
             }
-            return Some(KeyRange { start, end });
+            return Some(KeyRange { start: next, end });
         }
         self.wary = false;
         if self.learns {

@@ -240,8 +240,12 @@ impl Asked {
 const PAGE: usize = 64 << 10;
 
 fn objects(number: usize, bytes: usize) -> Vec<KeyValue> {
+    named("a", number, bytes)
+}
+
+fn named(namespace: &str, number: usize, bytes: usize) -> Vec<KeyValue> {
     let object = |number| KeyValue {
-        key: format!("{PODS}a/{number:05}").into(),
+        key: format!("{PODS}{namespace}/{number:05}").into(),
         value: vec![b'v'; bytes].into(),
         ..KeyValue::default()
     };
@@ -290,6 +294,24 @@ async fn what_is_not_known_is_read_in_few_pages() -> Result<()> {
     let second = asked.list(&list(PODS)).await?;
     ensure!(second.len() > 200, "{} pages", second.len());
     asked.check(&second)
+}
+
+/// All that was before the first key known of a namespace was asked for at once, and what was between two.
+#[tokio::test]
+async fn what_is_between_namespaces_is_read_with_a_limit() -> Result<()> {
+    let all: Vec<_> = ["a", "b", "c"].into_iter().flat_map(|name| named(name, KEYS, 700)).collect();
+    let asked = Asked::start("between", all).await?;
+    let namespace = |name: &str| list(&format!("{PODS}{name}/"));
+    for name in ["c", "b"] {
+        asked.check(&asked.list(&namespace(name)).await?)?;
+    }
+    for name in ["a", "b", "c"] {
+        asked.check(&asked.list(&list(PODS)).await?)?;
+        asked.check(&asked.list(&namespace(name)).await?)?;
+    }
+    let known = asked.list(&list(PODS)).await?;
+    ensure!(known.iter().filter(|range| range.limit > 0).count() == 1, "{known:?}");
+    Ok(())
 }
 
 /// What had grown between two known keys was asked for whole before each of its pages.
