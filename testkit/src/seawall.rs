@@ -308,11 +308,14 @@ mod tests {
 {"level":"INFO","message":"listening","listener":"events","address":"[::1]:4002"}
 {"level":"INFO","message":"admin listening","address":"127.0.0.1:4003"}"#;
 
-    /// A shell script in the place of the proxy.
+    const SHELL: &str = "#!/usr/bin/env -S --default-signal=HUP sh";
+
+    /// A shell script in the place of the proxy. A shell cannot trap what is ignored when it starts, as
+    /// SIGHUP is below nohup.
     async fn started(script: &str) -> Result<SeawallProcess> {
         let dir = tempfile::tempdir()?;
         let binary = dir.path().join("seawall");
-        std::fs::write(&binary, format!("#!/bin/sh\n{script}\n"))?;
+        std::fs::write(&binary, format!("{SHELL}\n{script}\n"))?;
         std::fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         SeawallProcess::builder().binary(binary).args(["--upstream", "u"]).start().await
     }
