@@ -31,6 +31,13 @@ impl Message {
     pub fn is_compressed(&self) -> bool {
         self.framed[0] != 0
     }
+
+    /// Whether it says no more than `read`, which was decoded from it. Fields that are given twice, or
+    /// that this build does not know, may mean something else to etcd: where there are two requests in
+    /// a field for one of several, Go takes the second alone, and Rust lays it over the first.
+    pub fn is_all_in(&self, read: &impl prost::Message) -> bool {
+        PREFIX_LEN + read.encoded_len() == self.framed.len()
+    }
 }
 
 /// Puts the prefix before `payload`.
@@ -56,4 +63,32 @@ pub fn encode(message: &impl prost::Message) -> Bytes {
 /// Length that a prefix announces.
 pub(super) fn length(prefix: &[u8]) -> usize {
     prefix[1..PREFIX_LEN].iter().fold(0, |length, &byte| length << 8 | usize::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Request {
+        #[prost(int64, tag = "1")]
+        lease: i64,
+    }
+
+    #[test]
+    fn what_is_given_twice_or_unknown_is_more_than_was_read() {
+        let request = Request { lease: 7 }.encode_to_vec();
+        // Field 15, of one byte.
+        let unknown = vec![0x7a, 1, 0];
+        for (sent, expected) in [
+            (request.clone(), true),
+            ([request.clone(), request.clone()].concat(), false),
+            ([request, unknown].concat(), false),
+        ] {
+            let message = Message::from_framed(frame(&sent));
+            let read = Request::decode(message.payload()).expect("a request");
+            assert_eq!(message.is_all_in(&read), expected, "{sent:?}");
+        }
+    }
 }

@@ -194,8 +194,8 @@ impl Read {
 
     /// A request with fields that this build does not know goes to etcd as it came.
     pub(super) fn is_understood(&self) -> bool {
-        let body = self.outbound.body.as_ref().map_or(0, Bytes::len);
-        self.request.encoded_len() + grpc::PREFIX_LEN == body
+        let body = self.outbound.body.clone();
+        body.is_some_and(|body| grpc::Message::from_framed(body).is_all_in(&self.request))
     }
 
     /// Whether the answer is worth keeping: it stays the same for as long as etcd has its revision,

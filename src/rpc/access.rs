@@ -13,16 +13,9 @@ use std::pin::pin;
 /// Leases that one call may name for a client that may not write every key: each is asked about.
 const LEASES_MAX: usize = 128;
 
-/// Whether `message` says no more than what was read of it. Fields that are given twice, or that this
-/// build does not know, may mean something else to etcd: where there are two requests in a field for
-/// one of several, Go takes the second alone, and Rust lays it over the first.
-pub(super) fn is_plain(request: &impl prost::Message, message: &Message) -> bool {
-    request.encoded_len() == message.payload().len()
-}
-
 /// What a request needs for what may be hidden in it.
 pub(super) fn hidden(request: &impl prost::Message, message: &Message) -> Vec<Need> {
-    if is_plain(request, message) { Vec::new() } else { Need::everything().collect() }
+    if message.is_all_in(request) { Vec::new() } else { Need::everything().collect() }
 }
 
 impl Context {

@@ -1,6 +1,6 @@
 //! `Lock` and `Election`: etcd makes them of keys below a name, so the name routes them.
 
-use super::{Context, access::is_plain, error::Error, materialize, merge, status};
+use super::{Context, error::Error, materialize, merge, status};
 use crate::{
     access::{self, Need, Verb},
     etcd::{
@@ -22,7 +22,7 @@ use std::pin::pin;
 struct Place {
     keys: KeyRange,
     lease: i64,
-    /// See [`is_plain`].
+    /// See [`Message::is_all_in`].
     is_plain: bool,
 }
 
@@ -96,30 +96,30 @@ fn place(context: &Context, method: Method, message: &Message) -> Result<Place, 
     Ok(match method {
         Method::Lock => {
             let request: LockRequest = context.decoded(message)?;
-            place(below(&request.name), request.lease, is_plain(&request, message))
+            place(below(&request.name), request.lease, message.is_all_in(&request))
         }
         Method::Campaign => {
             let request: CampaignRequest = context.decoded(message)?;
-            place(below(&request.name), request.lease, is_plain(&request, message))
+            place(below(&request.name), request.lease, message.is_all_in(&request))
         }
         Method::Leader | Method::Observe => {
             let request: LeaderRequest = context.decoded(message)?;
-            place(below(&request.name), 0, is_plain(&request, message))
+            place(below(&request.name), 0, message.is_all_in(&request))
         }
         Method::Proclaim => {
             let request: ProclaimRequest = context.decoded(message)?;
-            let is_plain = is_plain(&request, message);
+            let is_plain = message.is_all_in(&request);
             let leader = request.leader.unwrap_or_default();
             place(KeyRange::single(leader.key), leader.lease, is_plain)
         }
         Method::Resign => {
             let request: ResignRequest = context.decoded(message)?;
-            let is_plain = is_plain(&request, message);
+            let is_plain = message.is_all_in(&request);
             place(KeyRange::single(request.leader.unwrap_or_default().key), 0, is_plain)
         }
         _ => {
             let request: UnlockRequest = context.decoded(message)?;
-            let is_plain = is_plain(&request, message);
+            let is_plain = message.is_all_in(&request);
             place(KeyRange::single(request.key), 0, is_plain)
         }
     })

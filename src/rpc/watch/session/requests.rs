@@ -27,10 +27,7 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint},
-};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -59,7 +56,7 @@ impl Session<'_> {
             return self.send(request).await;
         };
         // With fields that this build does not know it is for etcd to serve.
-        may_remember &= request.encoded_len() == message.payload().len();
+        may_remember &= message.is_all_in(&request);
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
                 self.create(create, message, may_remember, &ids).await
@@ -272,6 +269,7 @@ fn with_watch_id(request: &[u8], id: i64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
 
     #[test]
     fn a_create_request_keeps_everything_but_its_id() {
