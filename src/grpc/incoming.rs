@@ -25,8 +25,8 @@ pub enum ReadError {
 
 /// Messages, or pieces of them, from one HTTP/2 stream.
 ///
-/// The window is given back to the peer as bytes are taken from here, except by
-/// [`Incoming::poll_chunk`], whose caller gives it back when the bytes have gone on.
+/// The window is given back to the peer as bytes arrive here, except for those that
+/// [`Incoming::poll_chunk`] takes, whose caller gives it back when they have gone on.
 #[derive(Debug)]
 pub struct Incoming {
     stream: RecvStream,
@@ -34,11 +34,13 @@ pub struct Incoming {
     rest: Bytes,
     /// ... or, while a message arrives in several pieces, their copy. One of the two is empty.
     joined: BytesMut,
+    /// Bytes of a chunk whose window was given back before it was taken, when it was peeked at.
+    released: usize,
 }
 
 impl Incoming {
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, rest: Bytes::new(), joined: BytesMut::new() }
+        Self { stream, rest: Bytes::new(), joined: BytesMut::new(), released: 0 }
     }
 
     /// Whether the peer has ended its side and everything was taken.
@@ -50,14 +52,22 @@ impl Incoming {
     /// given back with [`Incoming::release`].
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if !self.rest.is_empty() {
+            self.released += self.rest.len();
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.rest))));
         }
         debug_assert!(self.joined.is_empty(), "chunks are not taken from inside a message");
         self.stream.poll_data(cx)
     }
 
-    /// Lets the peer send `bytes` more.
+    /// Lets the peer send as much again as a chunk was that has gone on; chunks go in their order.
     pub fn release(&mut self, bytes: usize) {
+        let before = bytes.min(self.released);
+        self.released -= before;
+        self.give_back(bytes - before);
+    }
+
+    /// Lets the peer send `bytes` more.
+    fn give_back(&mut self, bytes: usize) {
         // Fails only for more than was received or on a closed stream, where it has no meaning.
         let _ = self.stream.flow_control().release_capacity(bytes);
     }
@@ -130,7 +140,7 @@ impl Incoming {
                 return Ok(false);
             };
             let chunk = chunk?;
-            self.release(chunk.len());
+            self.give_back(chunk.len());
             self.append(chunk, wanted);
         }
     }
@@ -151,3 +161,56 @@ impl Incoming {
 
 /// Bytes reserved on the word of a message's prefix alone.
 const RESERVE_MAX: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use h2::{client, server};
+    use http::{Request, Response};
+    use std::time::Duration;
+    use tokio::{io::duplex, time::timeout};
+
+    const WINDOW: u32 = 100;
+
+    /// Bytes that come until nothing more does.
+    async fn taken(incoming: &mut Incoming) -> usize {
+        let mut bytes = 0;
+        let next = async |incoming: &mut Incoming| poll_fn(|cx| incoming.poll_chunk(cx)).await;
+        while let Ok(Some(chunk)) = timeout(Duration::from_secs(1), next(incoming)).await {
+            bytes += chunk.expect("a chunk").len();
+        }
+        bytes
+    }
+
+    /// A member could send as much again for an answer that was peeked at, and once more for the same
+    /// when that had gone on.
+    #[tokio::test(start_paused = true)]
+    async fn the_window_of_a_chunk_that_was_peeked_at_is_given_back_once() {
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut connection = server::handshake(theirs).await.expect("a connection");
+            let (_, mut respond) = connection.accept().await.expect("a call").expect("a call");
+            let mut out = respond.send_response(Response::new(()), false).expect("it is open");
+            out.send_data(crate::grpc::frame(&[7; 1000]), true).expect("it is open");
+            while connection.accept().await.is_some() {}
+        });
+        let mut settings = client::Builder::new();
+        let handshake = settings.initial_window_size(WINDOW).handshake::<_, Bytes>(ours).await;
+        let (mut sender, connection) = handshake.expect("a connection");
+        tokio::spawn(connection);
+        let (response, _) = sender.send_request(Request::new(()), true).expect("a call");
+        let body = response.await.expect("an answer").into_body();
+        let (mut incoming, window) = (Incoming::new(body), WINDOW as usize);
+
+        assert_eq!(incoming.peek_length().await.expect("a prefix"), Some(1000));
+        let peeked =
+            poll_fn(|cx| incoming.poll_chunk(cx)).await.expect("a chunk").expect("a chunk");
+        assert_eq!(peeked.len(), window);
+        // The next window arrives, and is not taken yet.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        incoming.release(window);
+        assert_eq!(taken(&mut incoming).await, window);
+        incoming.release(window);
+        assert_eq!(taken(&mut incoming).await, window);
+    }
+}
