@@ -1,18 +1,22 @@
-//! What protections would make of a call, told from the configuration alone.
+//! What protections would make of a call.
 
-use super::{Class, Config, Cost, Line, Mode, Plan, QueueConfig, Refusal, Rule, Subject, assumed};
+use super::{
+    Class, Cost, Line, Mode, Protection, QueueConfig, Refusal, Rule, Subject, assumed,
+    rules::{RunningRule, matching},
+};
+use std::sync::Arc;
 
 /// What protections would make of a call.
 #[derive(Debug)]
-pub struct Explanation<'c> {
+pub struct Explanation {
     /// As assumed while nothing has been learnt.
     pub cost: Cost,
     /// Those that match, in their order, up to one that exempts.
-    pub rules: Vec<Matched<'c>>,
-    /// Whether one of them keeps the rules after it and the queue away.
+    pub rules: Vec<Matched>,
+    /// Whether something keeps the queue away, and the rules that are not in `rules`.
     pub exempt: bool,
     /// The queue it waits in, and what bounds it.
-    pub queue: Option<(Line, &'c QueueConfig)>,
+    pub queue: Option<(Line, QueueConfig)>,
     /// How full etcd's database may be for it to pass, in percent of the quota.
     pub space_percent: Option<u32>,
     /// Keys that it may delete by ranges.
@@ -24,50 +28,47 @@ pub struct Explanation<'c> {
 
 /// A rule that is about the call.
 #[derive(Debug)]
-pub struct Matched<'c> {
-    pub rule: &'c Rule,
+pub struct Matched {
+    running: Arc<RunningRule>,
     pub mode: Mode,
     /// What it refuses the call with, or would while observing.
     pub refusal: Option<Refusal>,
 }
 
-impl<'c> Explanation<'c> {
-    pub fn new(config: &'c Config, subject: &Subject, cluster: &str) -> Self {
-        let mut plan = Plan::default();
-        // What the control plane hangs on meets no protection at all.
-        let met = subject.class != Class::Critical;
-        let rules = match met {
-            true => matching(config, subject, cluster, &mut plan),
-            false => Vec::new(),
+impl Protection {
+    /// What would be made of a call to `cluster`. It is charged with nothing, and counted nowhere.
+    pub fn explain(&self, subject: &Subject, cluster: &str) -> Explanation {
+        let plan = self.planned(subject, cluster);
+        let current = self.current();
+        let config = &current.config;
+        let matched = |(running, mode): (&Arc<RunningRule>, Mode)| {
+            let refusal = running.rule.forbids(subject);
+            Matched { running: Arc::clone(running), mode, refusal }
         };
-        let mode_of = |mode: Mode| mode.min(config.mode);
-        let writes = met && subject.is_write();
-        let guarded = writes && !plan.exempt;
-        let queue = Line::of(subject.class).filter(|_| !plan.exempt);
-        Self {
+        let rules = match subject.class {
+            Class::Critical => Vec::new(),
+            _ => matching(&current.rules, subject, cluster).map(matched).collect(),
+        };
+        let queues = self.queues(&plan) == Mode::Enforce;
+        let queue = Line::of(subject.class).filter(|_| queues);
+        let guards = !plan.exempt && current.modes.space == Mode::Enforce;
+        Explanation {
             cost: assumed(subject),
-            exempt: plan.exempt,
-            queue: queue
-                .filter(|_| mode_of(config.queues.mode) == Mode::Enforce)
-                .map(|line| (line, config.queues.of(line))),
-            space_percent: config
-                .space
-                .refuses_from(subject, &plan)
-                .filter(|_| guarded && mode_of(config.space.mode) == Mode::Enforce),
-            delete_keys: delete_keys(config, &rules, subject, plan.exempt).filter(|_| writes),
-            recalls: mode_of(config.mirror) == Mode::Enforce && plan.mirror.unwrap_or(true),
-            coalesces: config.coalescing.enabled
-                && config.mode == Mode::Enforce
-                && plan.coalesce.unwrap_or(true),
-            pages: config.paging.enabled
-                && config.mode == Mode::Enforce
-                && plan.page.unwrap_or(true),
             rules,
+            exempt: plan.exempt,
+            queue: queue.map(|line| (line, config.queues.of(line).clone())),
+            space_percent: config.space.refuses_from(subject, &plan).filter(|_| guards),
+            delete_keys: self.delete_keys_max(subject, &plan).filter(|_| subject.is_write()),
+            recalls: self.mirror() == Mode::Enforce && self.recalls(&plan),
+            coalesces: self.coalesces(&plan),
+            pages: self.pages(&plan),
         }
     }
+}
 
+impl Explanation {
     /// The rules that do something to it.
-    pub fn acting(&self) -> impl Iterator<Item = &Matched<'c>> {
+    pub fn acting(&self) -> impl Iterator<Item = &Matched> {
         self.rules.iter().filter(|matched| matched.mode == Mode::Enforce)
     }
 
@@ -77,42 +78,8 @@ impl<'c> Explanation<'c> {
     }
 }
 
-/// The rules that match; `plan` takes over what they say of how the call is treated.
-fn matching<'c>(
-    config: &'c Config,
-    subject: &Subject,
-    cluster: &str,
-    plan: &mut Plan,
-) -> Vec<Matched<'c>> {
-    let mut rules = Vec::new();
-    for rule in config.rules.iter().filter(|rule| rule.when.matches(subject, cluster)) {
-        let mode = rule.mode.min(config.mode);
-        rules.push(Matched { rule, mode, refusal: rule.forbids(subject) });
-        if mode == Mode::Enforce {
-            plan.follow(rule);
-        }
-        if plan.exempt {
-            break;
-        }
+impl Matched {
+    pub fn rule(&self) -> &Rule {
+        &self.running.rule
     }
-    rules
-}
-
-/// As the guard on deletes has it: the first rule that holds and says a number, else the
-/// configuration, which is not about what is exempt.
-fn delete_keys(
-    config: &Config,
-    rules: &[Matched<'_>],
-    subject: &Subject,
-    exempt: bool,
-) -> Option<u64> {
-    let acting = rules.iter().filter(|matched| matched.mode == Mode::Enforce);
-    let by_rule =
-        acting.filter_map(|matched| Some((matched.rule.quota.delete_keys?, matched.mode))).next();
-    let deletes = &config.deletes;
-    let allowed = deletes.clients.iter().any(|name| name.matches(&subject.client.name));
-    let by_default = (deletes.keys_max, deletes.mode.min(config.mode));
-    let (keys, mode) = by_rule.unwrap_or(by_default);
-    let unbounded = (allowed || exempt) && by_rule.is_none();
-    (mode == Mode::Enforce && !unbounded).then_some(keys)
 }

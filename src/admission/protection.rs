@@ -164,17 +164,7 @@ impl Protection {
         subject: &Subject,
         deadline: Option<Instant>,
     ) -> Result<Plan, Denied> {
-        // What the control plane hangs on meets no protection at all.
-        if subject.class == Class::Critical {
-            return Ok(Plan { exempt: true, ..Plan::default() });
-        }
-        let mut plan = {
-            let current = self.current();
-            if current.rules.is_empty() {
-                return Ok(Plan::default());
-            }
-            Plan::new(&current.rules, subject, &gate.cluster)
-        };
+        let mut plan = self.planned(subject, &gate.cluster);
         let mut delay = Duration::ZERO;
         for running in std::mem::take(&mut plan.rules) {
             let Some(wait) = running.admit(subject, deadline)? else {
@@ -187,6 +177,15 @@ impl Protection {
         }
         wait(delay).await;
         Ok(plan)
+    }
+
+    /// What the rules say of a call before it has come to them.
+    pub(super) fn planned(&self, subject: &Subject, cluster: &str) -> Plan {
+        // What the control plane hangs on meets no protection at all.
+        if subject.class == Class::Critical {
+            return Plan { exempt: true, ..Plan::default() };
+        }
+        Plan::new(&self.current().rules, subject, cluster)
     }
 
     /// Waits for the call's turn at etcd, after what its rules charge it with.
@@ -274,7 +273,7 @@ impl Protection {
     }
 
     /// How far queues go for a call.
-    fn queues(&self, plan: &Plan) -> Mode {
+    pub(super) fn queues(&self, plan: &Plan) -> Mode {
         if plan.exempt { Mode::Off } else { self.current().modes.queues }
     }
 

@@ -295,27 +295,38 @@ impl QueuesConfig {
     }
 }
 
+/// The rules that are about a call, in their order and each with its mode, up to one that exempts it.
+pub(super) fn matching<'r>(
+    rules: &'r [Arc<RunningRule>],
+    subject: &Subject,
+    cluster: &str,
+) -> impl Iterator<Item = (&'r Arc<RunningRule>, Mode)> {
+    let about = rules.iter().filter(|running| running.rule.when.matches(subject, cluster));
+    let mut exempt = false;
+    about.map(|running| (running, running.mode())).take_while(move |(running, mode)| {
+        let goes_on = !exempt;
+        exempt = running.rule.exempt && *mode == Mode::Enforce;
+        goes_on
+    })
+}
+
 impl Plan {
     pub(super) fn new(rules: &[Arc<RunningRule>], subject: &Subject, cluster: &str) -> Self {
         let mut plan = Self::default();
-        for running in rules {
-            if running.mode() == Mode::Off || !running.rule.when.matches(subject, cluster) {
-                continue;
-            }
+        for (running, mode) in matching(rules, subject, cluster) {
             // What changes how a call is treated, rather than whether, is not done while observing.
-            if running.mode() == Mode::Enforce {
+            if mode == Mode::Enforce {
                 plan.follow(&running.rule);
             }
-            plan.rules.push(Arc::clone(running));
-            if plan.exempt {
-                break;
+            if mode != Mode::Off {
+                plan.rules.push(Arc::clone(running));
             }
         }
         plan
     }
 
     /// Takes over what a rule says of how the call is treated; what was said before it stays.
-    pub(super) fn follow(&mut self, rule: &Rule) {
+    fn follow(&mut self, rule: &Rule) {
         self.weight = self.weight.or(rule.weight);
         self.priority = self.priority.or(rule.priority);
         self.mirror = self.mirror.or(rule.mirror);

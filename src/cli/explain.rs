@@ -10,17 +10,19 @@ use super::{
 };
 use crate::{
     access::{self, Verdict},
-    admission::{Client, Mode},
+    admission::{Client, Mode, Protection},
     config::{Listener, Loaded},
     routing::{Located, Segment, Table, txn},
 };
+use prometheus_client::registry::Registry;
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// A block of lines for each request and each listener.
 pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
     let loaded = args.source.reloader().load_with_origins()?;
+    let protection = Protection::new(loaded.settings.protection.clone(), &mut Registry::default());
     if let Some(path) = &args.what.trace {
-        return trace::summary(&loaded, path, &read(path)?);
+        return trace::summary(&loaded, &protection, path, &read(path)?);
     }
     let mut blocks = Vec::new();
     for (number, mut request) in (1..).zip(requests(&args.what)?) {
@@ -30,7 +32,7 @@ pub(super) fn explain(args: &Explain) -> Result<String, Failure> {
         request.client = request.client.or_else(|| args.client.clone());
         request.address = request.address.or(args.address);
         for index in 0..loaded.settings.listeners.len() {
-            blocks.push(explain_at(&loaded, index, &request)?);
+            blocks.push(explain_at(&loaded, &protection, index, &request)?);
         }
     }
     Ok(blocks.join("\n"))
@@ -57,7 +59,12 @@ fn read(path: &Path) -> Result<String, Failure> {
     text.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
-fn explain_at(loaded: &Loaded, index: usize, request: &Request) -> Result<String, Failure> {
+fn explain_at(
+    loaded: &Loaded,
+    protection: &Protection,
+    index: usize,
+    request: &Request,
+) -> Result<String, Failure> {
     let Listener { listener, default, routes, .. } = &loaded.settings.listeners[index];
     let routes = routes.iter().map(|route| (route.prefix.clone(), route.cluster.clone()));
     let table =
@@ -83,7 +90,10 @@ fn explain_at(loaded: &Loaded, index: usize, request: &Request) -> Result<String
     let config = &loaded.settings.protection;
     let protections = match &place.cluster {
         _ if refused => vec![line("outcome", "refused: etcdserver: permission denied")],
-        Some(cluster) => protections::lines(config, request, &subject, cluster),
+        Some(cluster) => {
+            let explanation = protection.explain(&subject, cluster);
+            protections::lines(&explanation, config, request, &subject)
+        }
         None => Vec::new(),
     };
     let lines = std::iter::once(title)

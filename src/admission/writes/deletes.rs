@@ -51,6 +51,17 @@ impl Protection {
         Ok(())
     }
 
+    /// Keys that a call may delete by ranges; `None` if nothing bounds them.
+    pub(in crate::admission) fn delete_keys_max(
+        &self,
+        subject: &Subject,
+        plan: &Plan,
+    ) -> Option<u64> {
+        let bounds = self.bounds(subject, plan);
+        let holding = bounds.iter().find(|bound| bound.mode == Mode::Enforce && !bound.allowed);
+        holding.map(|bound| bound.keys_max)
+    }
+
     /// What bounds the deletes of a call: rules that observe, which change nothing and are looked at
     /// first, then the rule that holds, else the guard.
     fn bounds(&self, subject: &Subject, plan: &Plan) -> Vec<Bound> {

@@ -13,28 +13,27 @@ use crate::{
 };
 
 pub(super) fn lines(
+    explanation: &Explanation,
     config: &Config,
     request: &Request,
     subject: &Subject,
-    cluster: &str,
 ) -> Vec<String> {
-    let explanation = Explanation::new(config, subject, cluster);
     let cost = [
         line("cost", explanation.cost.to_string()),
         line("", "as assumed at first; the running process goes by what such calls have cost"),
     ];
     let mut lines = Vec::from(cost);
-    lines.push(line("queue", queue(&explanation, config, subject.class)));
+    lines.push(line("queue", queue(explanation, config, subject.class)));
     if subject.class != Class::Critical {
-        lines.extend(reading(&explanation, config, request, subject).map(|it| line("answer", it)));
+        lines.extend(reading(explanation, config, request, subject).map(|it| line("answer", it)));
         lines.extend(rules(&explanation.rules, subject));
     }
-    lines.push(line("outcome", outcome(&explanation, request, subject)));
+    lines.push(line("outcome", outcome(explanation, request, subject)));
     lines
 }
 
-fn queue(explanation: &Explanation<'_>, config: &Config, class: Class) -> String {
-    match explanation.queue {
+fn queue(explanation: &Explanation, config: &Config, class: Class) -> String {
+    match &explanation.queue {
         Some((queue, bounds)) => format!(
             "{}: at most {} at etcd at once, {} wait, each for {:?}",
             queue.as_str(),
@@ -52,7 +51,7 @@ fn queue(explanation: &Explanation<'_>, config: &Config, class: Class) -> String
 
 /// How a range is answered.
 fn reading(
-    explanation: &Explanation<'_>,
+    explanation: &Explanation,
     config: &Config,
     request: &Request,
     subject: &Subject,
@@ -62,7 +61,7 @@ fn reading(
 }
 
 fn answered(
-    explanation: &Explanation<'_>,
+    explanation: &Explanation,
     config: &Config,
     request: &Request,
     subject: &Subject,
@@ -86,15 +85,15 @@ fn answered(
     }
 }
 
-fn rules(matched: &[Matched<'_>], subject: &Subject) -> Vec<String> {
+fn rules(matched: &[Matched], subject: &Subject) -> Vec<String> {
     if matched.is_empty() {
         return vec![line("rules", "none matches")];
     }
     let head = std::iter::once("rules").chain(std::iter::repeat(""));
     let texts = matched.iter().map(|matched| {
-        let Matched { rule, mode, .. } = matched;
+        let rule = matched.rule();
         let effects = effects(rule, subject).join("; ");
-        match mode {
+        match matched.mode {
             Mode::Off => format!("{} (off): not looked at", rule.name),
             Mode::Observe => format!("{} (observe): would, if enforced: {effects}", rule.name),
             Mode::Enforce => format!("{} (enforce): {effects}", rule.name),
@@ -191,7 +190,7 @@ fn quota(quota: &Quota, subject: &Subject) -> Option<String> {
 }
 
 /// The last word.
-fn outcome(explanation: &Explanation<'_>, request: &Request, subject: &Subject) -> String {
+fn outcome(explanation: &Explanation, request: &Request, subject: &Subject) -> String {
     if subject.class == Class::Critical {
         return "passes at once: no protection looks at calls of class critical".into();
     }
@@ -201,7 +200,7 @@ fn outcome(explanation: &Explanation<'_>, request: &Request, subject: &Subject) 
     if let Some(refusal) = explanation.refusal() {
         return format!("refused: {refusal}");
     }
-    let mut limits = explanation.acting().filter_map(|it| limit(&it.rule.limit, subject));
+    let mut limits = explanation.acting().filter_map(|it| limit(&it.rule().limit, subject));
     let limited = limits.next().is_some();
     let waits = subject.class != Class::Watch && (limited || explanation.queue.is_some());
     let turn = if waits { " when its turn comes" } else { "" };
@@ -216,14 +215,14 @@ fn outcome(explanation: &Explanation<'_>, request: &Request, subject: &Subject) 
 }
 
 /// What refuses a write by what is stored.
-fn obstacles(explanation: &Explanation<'_>, request: &Request, subject: &Subject) -> Vec<String> {
+fn obstacles(explanation: &Explanation, request: &Request, subject: &Subject) -> Vec<String> {
     let mut unless = Vec::new();
     let keys = explanation.delete_keys.filter(|_| request.deletes_ranges());
     unless.extend(keys.map(|keys| format!("it deletes more than {keys} keys")));
     let space = explanation.space_percent;
     unless.extend(space.map(|percent| format!("etcd's database is {percent}% full")));
     let full = |quota: &Quota| quota.objects.is_some() || quota.bytes.is_some();
-    if subject.may_create() && explanation.acting().any(|it| full(&it.rule.quota)) {
+    if subject.may_create() && explanation.acting().any(|it| full(&it.rule().quota)) {
         unless.push("the quota of a rule is used up".into());
     }
     unless

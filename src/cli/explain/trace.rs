@@ -2,7 +2,8 @@
 
 use crate::{
     admission::{
-        Bucket, Class, Client, Cost, Explanation, Limit, Mode, Per, Place, Rule, Shape, Subject,
+        Bucket, Class, Client, Cost, Explanation, Limit, Mode, Per, Place, Protection, Rule, Shape,
+        Subject,
     },
     attribution::{TraceLine, read_trace},
     cli::Failure,
@@ -20,11 +21,15 @@ use std::{
 };
 
 /// A line for each rule, and one for each shape of calls.
-pub(super) fn summary(loaded: &Loaded, path: &Path, text: &str) -> Result<String, Failure> {
+pub(super) fn summary(
+    loaded: &Loaded,
+    protection: &Protection,
+    path: &Path,
+    text: &str,
+) -> Result<String, Failure> {
     let mut calls = read_trace(path, text).map_err(Failure::Usage)?;
     // Rules are about watches that begin.
     calls.retain(|call| !call.ended);
-    let config = &loaded.settings.protection;
     let listeners = &loaded.settings.listeners;
     let listener =
         listeners.first().ok_or_else(|| Failure::Usage("there is no listener".into()))?;
@@ -36,7 +41,7 @@ pub(super) fn summary(loaded: &Loaded, path: &Path, text: &str) -> Result<String
             Failure::Usage(text)
         })?;
         let cluster = cluster(&table, &subject);
-        let explanation = Explanation::new(config, &subject, cluster);
+        let explanation = protection.explain(&subject, cluster);
         let at = Duration::from_micros(call.at_us);
         let cost = Cost { keys: call.keys, bytes: call.bytes }.units();
         trial.try_all(&explanation, &subject, at, cost);
@@ -131,23 +136,17 @@ enum Outcome {
 }
 
 impl Trial {
-    fn try_all(
-        &mut self,
-        explanation: &Explanation<'_>,
-        subject: &Subject,
-        at: Duration,
-        cost: f64,
-    ) {
+    fn try_all(&mut self, explanation: &Explanation, subject: &Subject, at: Duration, cost: f64) {
         let mut worst = Outcome::Passes;
         for matched in &explanation.rules {
-            let tried = self.rules.entry(matched.rule.name.clone()).or_insert_with(|| Tried {
+            let tried = self.rules.entry(matched.rule().name.clone()).or_insert_with(|| Tried {
                 mode: matched.mode,
                 counts: Counts::default(),
                 limits: HashMap::new(),
             });
             let outcome = match matched.refusal {
                 Some(_) => Outcome::Refused,
-                None => tried.take(matched.rule, subject, at, cost),
+                None => tried.take(matched.rule(), subject, at, cost),
             };
             tried.counts.add(&outcome);
             worst = worst.or(outcome);
