@@ -22,8 +22,8 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Locked for as long as a few thousand events take to be looked at, and never across an await.
     history: RwLock<History>,
-    /// States that were asked for lately, the newest request last: the pages of a list are all at one
-    /// revision.
+    /// States that were put together for a read, the newest work last, since the pages of a list are
+    /// all at one revision. To be read again does not make one newer.
     past: Mutex<VecDeque<Arc<Snapshot>>>,
 }
 

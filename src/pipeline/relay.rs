@@ -24,8 +24,9 @@ pub enum Cut {
     Stopped,
 }
 
-/// Sends `answer` on, whatever its size, holding no more of it than the windows allow. It is cut
-/// between two of etcd's messages once `stop` is cancelled; `cut` says with which status.
+/// Sends `answer` on, whatever its size, holding no more of it than the windows allow. Once `stop` is
+/// cancelled it is cut where nothing more of it is there: between two messages, unless etcd is in the
+/// middle of one. `cut` says with which status.
 pub async fn relay(
     answer: Answer,
     responder: Responder,

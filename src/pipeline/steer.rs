@@ -77,12 +77,14 @@ async fn look(cluster: &Cluster, gate: &Gate, mirror: &Mirror) {
                 Ok(_) => mirror.metrics.lag.observe(answered.elapsed().as_secs_f64()),
                 // Nothing is followed: the answer has to do.
                 Err(_) if !mirror.position().live => return gate.sample(answered - sent),
+                // Further behind than a read would wait for it.
                 Err(_) => {}
             }
             gate.sample(sent.elapsed());
         }
-        // An error is about as fast as an answer; that members are gone is not for a gate to mend.
+        // That etcd refuses is about as fast as that it answers.
         Ok(Ok(_)) => gate.sample(sent.elapsed()),
+        // That members are gone is not for a gate to mend.
         Ok(Err(_)) => {}
         Err(_) => gate.overloaded(),
     }
