@@ -235,11 +235,7 @@ fn read_weight(class: Class) -> u8 {
 fn limit_saves_work(request: &RangeRequest) -> bool {
     let unsorted = request.sort_order() == SortOrder::None
         || (request.sort_order(), request.sort_target()) == (SortOrder::Ascend, SortTarget::Key);
-    let unfiltered = request.min_mod_revision == 0
-        && request.max_mod_revision == 0
-        && request.min_create_revision == 0
-        && request.max_create_revision == 0;
-    unsorted && unfiltered
+    unsorted && !request.is_filtered()
 }
 
 /// kube-apiserver's `<etcd-prefix>/health`, and the `health` of etcdctl and others.

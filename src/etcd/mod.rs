@@ -6,5 +6,6 @@ pub mod errors;
 pub mod key_range;
 pub mod method;
 pub mod proto;
+mod range_request;
 pub mod range_response;
 pub mod wire;

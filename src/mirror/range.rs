@@ -118,7 +118,7 @@ fn select(
     limit: usize,
 ) -> Option<(Selection, bool)> {
     let order = Order::of(request);
-    let filtered = is_filtered(request);
+    let filtered = request.is_filtered();
     if !filtered && order == Order::Keys {
         let end = ranks.end.min(ranks.start.saturating_add(limit));
         let selection = Selection::Ranks(objects.clone(), ranks.start..end);
@@ -133,16 +133,6 @@ fn select(
     let more = selected.len() > limit;
     selected.truncate(limit);
     Some((Selection::List(selected), more))
-}
-
-fn is_filtered(request: &RangeRequest) -> bool {
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
-    bounds.iter().any(|bound| *bound != 0)
 }
 
 /// Whether an object lies between the bounds, of which 0 is none.

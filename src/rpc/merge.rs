@@ -77,17 +77,11 @@ pub(super) fn check(
 ) -> Result<(), Error> {
     let in_key_order = request.sort_target == SortTarget::Key as i32
         && request.sort_order != SortOrder::Descend as i32;
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
     let what = if method == Method::RangeStream {
         "cannot be streamed"
     } else if request.revision > 0 {
         "cannot be read at a revision"
-    } else if bounds.iter().any(|&bound| bound != 0) {
+    } else if request.is_filtered() {
         "cannot be filtered by revision"
     } else if !in_key_order {
         "can be read in the order of keys only"

@@ -305,15 +305,9 @@ fn refusal(request: &RangeRequest) -> Option<Status> {
         SortOrder::Ascend => !by_key,
         SortOrder::Descend => true,
     };
-    let filtered = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
     let text = if sorted {
         "RangeStream does not support custom sort orders"
-    } else if filtered.iter().any(|&bound| bound != 0) {
+    } else if request.is_filtered() {
         "RangeStream does not support revision filters"
     } else {
         return None;
