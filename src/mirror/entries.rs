@@ -12,6 +12,7 @@ use super::{
 use bytes::Bytes;
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -173,9 +174,7 @@ impl Entries {
             }
             _ => return,
         }
-        self.metrics.loads_failed.inc();
-        let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
-        tracing::warn!(cluster, collection, %failed, "mirror: not loaded");
+        self.tell_failed(&name, &failed);
     }
 
     /// Begins to keep up to date what was loaded.
@@ -224,6 +223,12 @@ impl Entries {
         }
     }
 
+    fn tell_failed(&self, name: &[u8], failed: &dyn fmt::Display) {
+        self.metrics.loads_failed.inc();
+        let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
+        tracing::warn!(cluster, collection, %failed, "mirror: not loaded");
+    }
+
     fn log_loaded(&self, name: &Bytes, store: &Store) {
         self.metrics.loads.inc();
         let (cluster, collection) = (&*self.cluster, name.escape_ascii().to_string());
@@ -237,7 +242,9 @@ impl Entries {
     pub(super) fn apply(&mut self, name: &[u8], changes: Vec<Change>) {
         let remembered = self.by_name.get_mut(name).is_none_or(|entry| entry.apply(changes));
         if !remembered {
-            self.rest(name, "more happened than could be remembered");
+            let why = "more happened than could be remembered";
+            self.rest(name, why);
+            self.tell_failed(name, &why);
         }
     }
 

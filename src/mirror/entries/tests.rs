@@ -232,6 +232,7 @@ async fn keys_may_be_held_where_values_are_too_many() {
     assert!(collection.begin_loading(Tier::Value, Instant::now() + REST));
 }
 
+/// It was read from etcd again and again, and neither a metric nor the log told of it.
 #[tokio::test(start_paused = true)]
 async fn a_load_that_misses_too_much_is_given_up() {
     let mut entries = entries();
@@ -242,6 +243,7 @@ async fn a_load_that_misses_too_much_is_given_up() {
     assert_eq!(collection.state().as_str(), "loading");
     entries.apply(b"/busy", vec![put(13)]);
     assert_eq!((collection.state().as_str(), entries.held()), ("resting", 0));
+    assert_eq!(entries.metrics.loads_failed.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
