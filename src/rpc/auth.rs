@@ -1,6 +1,6 @@
 //! `Auth`: one token for all clusters, and a guard. The rest is passed through.
 
-use super::{Context, error::Error, status};
+use super::{Context, answer, error::Error, status};
 use crate::{
     admission::Class,
     etcd::{
@@ -9,12 +9,11 @@ use crate::{
         proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse},
         wire,
     },
-    grpc::{self, Incoming},
+    grpc::Incoming,
     pipeline::{Manner, Placed, Responder},
 };
 use futures_util::future::join_all;
 use http::HeaderMap;
-use std::pin::pin;
 
 /// Refuses what ends an etcd 3.4 as later ones do: a grant that says nothing of what is granted.
 pub(super) async fn grant_permission(
@@ -31,10 +30,7 @@ pub(super) async fn grant_permission(
     if !wire::fields(&message.payload()).any(grants) {
         return responder.status(&status::of(&Error::Known(errors::PERMISSION_NOT_GIVEN)));
     }
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some((placed, responder)) = context.named(responder) else { return };
     let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
     else {
         return;
@@ -53,12 +49,9 @@ pub(super) async fn authenticate(context: Context, mut incoming: Incoming, respo
     else {
         return;
     };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some((placed, responder)) = context.named(responder) else { return };
     let method = Method::Authenticate;
-    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
     else {
         return;
     };
@@ -66,11 +59,7 @@ pub(super) async fn authenticate(context: Context, mut incoming: Incoming, respo
     if context.topology.is_single() || context.call.cluster.is_some() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    match responder.unless_gone(pin!(everywhere(&context, &request))).await {
-        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
-        Ok(Err(error)) => responder.status(&status::of(&error)),
-        Err(_) => {}
-    }
+    answer(everywhere(&context, &request), responder).await;
 }
 
 async fn everywhere(

@@ -1,14 +1,13 @@
 //! `Cluster.MemberList`, in which clients find the addresses they dial next.
 
-use super::{Context, status};
+use super::Context;
 use crate::{
     admission::Class,
     etcd::{method::Method, wire},
     grpc::{self, Incoming},
-    pipeline::{self, Manner, Responder},
+    pipeline::{Manner, Responder},
 };
 use bytes::BytesMut;
-use std::pin::pin;
 
 /// `MemberListResponse.members` and `Member.clientURLs`.
 const MEMBERS: u32 = 2;
@@ -22,25 +21,14 @@ pub(super) async fn member_list(context: Context, mut incoming: Incoming, respon
     let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
-    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    let Some((placed, responder)) = context.named(responder) else { return };
+    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
     else {
         return;
     };
     let manner = Manner::of(method, Class::Admin);
-    let asking = async {
-        let mut answer =
-            pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
-        answer.message().await
-    };
-    let list = match responder.unless_gone(pin!(asking)).await {
-        Ok(Ok(Ok(list))) => list,
-        Ok(Ok(Err(refused))) => return responder.status(&refused),
-        Ok(Err(error)) => return responder.status(&status::of(&error.into())),
-        Err(_) => return,
+    let Some((list, responder)) = context.ask(&placed, manner, &message, responder).await else {
+        return;
     };
     // What makes no sense to us goes on as it is.
     let advertised = advertise(&list.payload(), &context.advertised());

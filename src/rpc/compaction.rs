@@ -4,7 +4,7 @@
 //! other cluster is compacted at the revision it had when the default cluster reached the one that
 //! was asked for.
 
-use super::{Context, materialize, status};
+use super::{Context, materialize};
 use crate::{
     etcd::{
         method::Method,
@@ -25,11 +25,8 @@ pub(super) async fn compact(context: Context, mut incoming: Incoming, responder:
     else {
         return;
     };
-    let Some(mut responder) = context.allowed_method(Method::Compact, responder) else { return };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some(responder) = context.allowed_method(Method::Compact, responder) else { return };
+    let Some((placed, mut responder)) = context.named(responder) else { return };
     let subject = context.attribute_method(&placed, Method::Compact, &message, &mut responder);
     let manner = Manner::of(Method::Compact, subject.class);
     let forwarding = pipeline::forward(&placed, &context.call, manner, message.framed());

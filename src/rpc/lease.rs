@@ -1,6 +1,6 @@
 //! Leases, which the default cluster owns and others may hold copies of; see `materialize`.
 
-use super::{Context, error::Error, materialize::credentials, status};
+use super::{Context, answer, error::Error, materialize::credentials, status};
 use crate::{
     access::Verb,
     admission::Class,
@@ -11,7 +11,7 @@ use crate::{
             LeaseTimeToLiveResponse,
         },
     },
-    grpc::{self, Incoming, Message, Outgoing},
+    grpc::{Incoming, Message, Outgoing},
     pipeline::{self, Manner, Placed, Responder},
     sabotage::Sabotage,
     upstream::{self, Cluster, Lane, Outbound},
@@ -122,18 +122,14 @@ pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, respo
     let Some(responder) = attached else { return };
     let manner = Manner::of(method, Class::PointRead);
     let placed = context.topology.default();
-    let Some((_permit, mut responder)) = context.admit(&placed, method, &message, responder).await
+    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
     else {
         return;
     };
     if !request.keys || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    match responder.unless_gone(pin!(time_to_live_everywhere(&context, &request))).await {
-        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
-        Ok(Err(error)) => responder.status(&status::of(&error)),
-        Err(_) => {}
-    }
+    answer(time_to_live_everywhere(&context, &request), responder).await;
 }
 
 async fn time_to_live_everywhere(

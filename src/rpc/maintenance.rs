@@ -1,13 +1,12 @@
 //! `Maintenance.Status`, from which clients learn what the server can do.
 
-use super::{Context, status};
+use super::Context;
 use crate::{
     etcd::{method::Method, wire},
     grpc::{self, Incoming},
-    pipeline::{self, Manner, Responder, Topology},
+    pipeline::{Manner, Responder, Topology},
 };
 use bytes::BytesMut;
-use std::pin::pin;
 
 /// `StatusResponse.version`.
 const VERSION: u32 = 2;
@@ -17,28 +16,17 @@ const VERSION: u32 = 2;
 pub(super) async fn status(context: Context, mut incoming: Incoming, responder: Responder) {
     let method = Method::Status;
     let Some(responder) = context.allowed_method(method, responder) else { return };
-    let Some((message, mut responder)) = context.request(&mut incoming, responder).await else {
+    let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some((placed, mut responder)) = context.named(responder) else { return };
     let subject = context.attribute_method(&placed, method, &message, &mut responder);
     let manner = Manner::of(method, subject.class);
     if context.call.cluster.is_some() || context.topology.is_single() {
         return context.forward(placed, manner, &message, responder).await;
     }
-    let asking = async {
-        let mut answer =
-            pipeline::forward(&placed, &context.call, manner, message.framed()).await?;
-        answer.message().await
-    };
-    let found = match responder.unless_gone(pin!(asking)).await {
-        Ok(Ok(Ok(found))) => found,
-        Ok(Ok(Err(refused))) => return responder.status(&refused),
-        Ok(Err(error)) => return responder.status(&status::of(&error.into())),
-        Err(_) => return,
+    let Some((found, responder)) = context.ask(&placed, manner, &message, responder).await else {
+        return;
     };
     let lowered = lower(&found.payload(), lowest_version(&context.topology).as_deref());
     let framed = lowered.map_or_else(|_| found.framed(), |lowered| grpc::frame(&lowered));

@@ -32,7 +32,7 @@ use crate::{
         method::{self, Method, Shape},
         proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
     },
-    grpc::{Incoming, Message},
+    grpc::{self, Incoming, Message},
     pipeline::{self, Call, Cut, Gone, Manner, Peer, Placed, Responder, Topology},
     telemetry::audit::{self, audit},
     upstream::{self, Answer},
@@ -215,7 +215,53 @@ impl Context {
     }
 }
 
+/// Answers with what comes of `work`.
+async fn answer<T: prost::Message>(
+    work: impl Future<Output = Result<T, Error>>,
+    mut responder: Responder,
+) {
+    match responder.unless_gone(pin!(work)).await {
+        Ok(Ok(response)) => responder.message(grpc::encode(&response)).await,
+        Ok(Err(error)) => responder.status(&status::of(&error)),
+        Err(Gone) => {}
+    }
+}
+
 impl Context {
+    /// The cluster of a call without keys; answers the call where it names one that is not here.
+    fn named(&self, responder: Responder) -> Option<(Placed<'_>, Responder)> {
+        match self.topology.named(&self.call) {
+            Ok(placed) => Some((placed, responder)),
+            Err(error) => {
+                responder.status(&status::of(&error.into()));
+                None
+            }
+        }
+    }
+
+    /// What the cluster says to the message of a call that was put down already; answers the call where
+    /// that is no message.
+    async fn ask(
+        &self,
+        placed: &Placed<'_>,
+        manner: Manner,
+        message: &Message,
+        mut responder: Responder,
+    ) -> Option<(Message, Responder)> {
+        let asking = async {
+            let mut answer =
+                pipeline::forward(placed, &self.call, manner, message.framed()).await?;
+            answer.message().await
+        };
+        match responder.unless_gone(pin!(asking)).await {
+            Ok(Ok(Ok(said))) => return Some((said, responder)),
+            Ok(Ok(Err(refused))) => responder.status(&refused),
+            Ok(Err(error)) => responder.status(&status::of(&error.into())),
+            Err(Gone) => {}
+        }
+        None
+    }
+
     /// Forwards the message of a call that was put down already as it came, and relays the answer as it
     /// comes.
     async fn forward(

@@ -26,10 +26,7 @@ pub(super) async fn unary(
     let Some((message, responder)) = context.request(&mut incoming, responder).await else {
         return;
     };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some((placed, responder)) = context.named(responder) else { return };
     let Some((mut permit, responder)) = context.admit(&placed, method, &message, responder).await
     else {
         return;
@@ -44,11 +41,8 @@ pub(super) async fn unary(
 
 /// A call of unknown shape: both directions as they come.
 pub(super) async fn streams(context: Context, mut incoming: Incoming, responder: Responder) {
-    let Some(mut responder) = context.allowed_to(Need::everything(), responder) else { return };
-    let placed = match context.topology.named(&context.call) {
-        Ok(placed) => placed,
-        Err(error) => return responder.status(&status::of(&error.into())),
-    };
+    let Some(responder) = context.allowed_to(Need::everything(), responder) else { return };
+    let Some((placed, mut responder)) = context.named(responder) else { return };
     let kind = Kind::of(Shape::Admin);
     let manner = Manner {
         class: kind.class,
