@@ -65,11 +65,8 @@ fn explain_at(
     index: usize,
     request: &Request,
 ) -> Result<String, Failure> {
-    let Listener { listener, default, routes, .. } = &loaded.settings.listeners[index];
-    let routes = routes.iter().map(|route| (route.prefix.clone(), route.cluster.clone()));
-    let table =
-        Table::new(default.clone(), routes).map_err(|error| Failure::Usage(error.to_string()))?;
-    let place = Place { loaded, index, table: &table };
+    let listener = &loaded.settings.listeners[index];
+    let place = Place { loaded, index, table: &table(listener)? };
     let method = request.method.as_str();
     let (title, place) = match request.method {
         Method::Txn => (method.to_string(), place.of_txn(request)),
@@ -79,7 +76,7 @@ fn explain_at(
     let Client { name, address } = &*subject.client;
     let address = address.to_string();
     let client = if **name == *address { address } else { format!("{name} at {address}") };
-    let listener = format!("{} ({})", listener.name, listener.address);
+    let listener = format!("{} ({})", listener.listener.name, listener.listener.address);
     let head = [("shape", subject.shape.as_str()), ("class", subject.class.as_str())];
     let head = head.into_iter().chain([("client", &client[..]), ("listener", &listener)]);
     let access = loaded.settings.access.as_ref().filter(|access| access.mode != Mode::Off);
@@ -102,6 +99,13 @@ fn explain_at(
         .chain(place.lines)
         .chain(protections);
     Ok(lines.map(|line| line + "\n").collect())
+}
+
+/// Where the keys of a listener's requests live, by the names of clusters.
+fn table(listener: &Listener) -> Result<Table<String>, Failure> {
+    let routes = listener.routes.iter();
+    let routes = routes.map(|route| (route.prefix.clone(), route.cluster.clone()));
+    Table::new(listener.default.clone(), routes).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// The grants that let a request; the first thing that none lets, if there is one.

@@ -1,5 +1,6 @@
 //! What the rules of a configuration would have made of calls that were recorded.
 
+use super::table;
 use crate::{
     admission::{
         Bucket, Class, Client, Cost, Explanation, Limit, Mode, Per, Place, Protection, Rule, Shape,
@@ -7,7 +8,7 @@ use crate::{
     },
     attribution::{TraceLine, read_trace},
     cli::Failure,
-    config::{Listener, Loaded},
+    config::Loaded,
     etcd::{key_range::KeyRange, method::Method},
     routing::{Located, Table},
 };
@@ -60,12 +61,6 @@ pub(super) fn summary(
             .into(),
     );
     Ok(lines.into_iter().map(|line| line + "\n").collect())
-}
-
-fn table(listener: &Listener) -> Result<Table<String>, Failure> {
-    let routes = listener.routes.iter();
-    let routes = routes.map(|route| (route.prefix.clone(), route.cluster.clone()));
-    Table::new(listener.default.clone(), routes).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// The first of those that hold its keys.
