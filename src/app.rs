@@ -54,6 +54,7 @@ pub struct App {
     attribution: Arc<Attribution>,
     traces: Option<Arc<Traces>>,
     families: Families,
+    calls: Arc<pipeline::Metrics>,
     workers: Arc<Workers>,
     /// The operator's port, and asking data threads for turns.
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -145,7 +146,7 @@ impl App {
             registry,
             attribution: Arc::clone(&attribution),
             protection: Arc::clone(&protection),
-            calls: call_metrics,
+            calls: Arc::clone(&call_metrics),
             workers: Arc::clone(&workers),
         };
         let mut app = Self {
@@ -160,6 +161,7 @@ impl App {
             attribution,
             traces,
             families,
+            calls: call_metrics,
             workers,
             tasks: Vec::new(),
             accepting: Vec::new(),
@@ -271,9 +273,8 @@ impl App {
     pub fn apply(&mut self, settings: Settings) -> anyhow::Result<()> {
         let prepared = self.prepare(&settings);
         // What was counted of clusters that are not to be.
-        let forget = |gone, left| self.families.forget(gone, left);
         let Prepared { backends, topologies, acceptors } =
-            prepared.inspect_err(|_| forget(&settings.clusters, &self.settings.clusters))?;
+            prepared.inspect_err(|_| self.forget(&settings.clusters, &self.settings.clusters))?;
         for (listener, tls) in acceptors {
             listener.show(tls);
         }
@@ -306,10 +307,19 @@ impl App {
             backend.running.mirror.reconfigure(settings.mirror.clone());
         }
         self.livez_after.send_replace(livez_after(&settings));
-        self.families.forget(&self.settings.clusters, &settings.clusters);
+        self.forget(&self.settings.clusters, &settings.clusters);
         self.backends = backends;
         self.settings = settings;
         Ok(())
+    }
+
+    /// Shows nothing more of what `gone` names and `left` does not.
+    fn forget(&self, gone: &[upstream::Config], left: &[upstream::Config]) {
+        for cluster in self.families.forget(gone, left) {
+            self.protection.forget(cluster);
+            self.calls.forget(cluster);
+            self.reads.forget(cluster);
+        }
     }
 
     /// All that can fail of taking over `settings`.

@@ -103,22 +103,26 @@ impl Line {
     }
 }
 
+/// The queues of each cluster, as in metrics.
+pub(super) const QUEUES: [(Line, &str); 3] =
+    [(Line::Reads, "reads"), (Line::Writes, "writes"), (Line::Lists, "lists")];
+
 impl Gate {
     pub(super) fn new(cluster: &Arc<str>, config: &Config, metrics: &Metrics) -> Self {
         let queues = &config.queues;
-        let entry = |line: Line, queue: &'static str| Entry {
+        let [reads, writes, lists] = QUEUES.map(|(line, queue)| Entry {
             name: line.as_str(),
             queue: Arc::new(Queue::new(queues.of(line).clone())),
             metrics: metrics.queue(cluster, queue),
             counters: metrics.protection(line.as_str()),
             calls: AtomicU64::new(0),
             waited: AtomicU64::new(0),
-        };
+        });
         Self {
             cluster: Arc::clone(cluster),
-            reads: entry(Line::Reads, "reads"),
-            writes: entry(Line::Writes, "writes"),
-            lists: entry(Line::Lists, "lists"),
+            reads,
+            writes,
+            lists,
             limiter: Mutex::new(Limiter::new(
                 queues.concurrency_min,
                 queues.lists.concurrency,

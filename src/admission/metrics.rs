@@ -130,6 +130,17 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Shows nothing more of a queue; its handles count for nobody from then on.
+    pub(super) fn forget_queue(&self, cluster: &str, queue: &'static str) {
+        let labels = QueueLabels { cluster: cluster.to_owned(), queue };
+        self.waited.remove(&labels);
+        for gauge in [&self.running, &self.waiting, &self.limit] {
+            gauge.remove(&labels);
+        }
+    }
+}
+
 impl Counters {
     pub(super) fn of(&self, mode: Mode) -> &Counted {
         if mode == Mode::Enforce { &self.enforced } else { &self.observed }

@@ -4,7 +4,7 @@ use super::{
     Charge, Class, CoalescingConfig, Config, Cost, Costs, Denied, Gate, Growth, Held, Memory, Mode,
     Plan, Refusal, RefusalKind, Slot, SpaceConfig, Subject,
     cost::{is_many, settle},
-    gate::wait,
+    gate::{QUEUES, wait},
     metrics::Metrics,
     rules::{Limits, RunningRule},
     writes::WriteGuards,
@@ -117,6 +117,15 @@ impl Protection {
             Arc::new(Gate::new(cluster, &self.current.load().config, &self.metrics))
         });
         Arc::clone(gate)
+    }
+
+    /// Shows nothing more of the queues of a cluster that is gone. Who is in them still has them; a cluster
+    /// of that name that comes later gets others.
+    pub fn forget(&self, cluster: &str) {
+        self.gates.lock().remove(cluster);
+        for (_, queue) in QUEUES {
+            self.metrics.forget_queue(cluster, queue);
+        }
     }
 
     pub(super) fn current(&self) -> arc_swap::Guard<Arc<Current>> {

@@ -31,8 +31,13 @@ pub(super) struct Families {
 
 impl Families {
     /// Forgets what `gone` names and `left` does not: a member that nobody asks any more would be down for
-    /// ever.
-    pub(super) fn forget(&self, gone: &[upstream::Config], left: &[upstream::Config]) {
+    /// ever. Tells which clusters these are.
+    pub(super) fn forget<'g>(
+        &self,
+        gone: &'g [upstream::Config],
+        left: &[upstream::Config],
+    ) -> Vec<&'g str> {
+        let mut clusters = Vec::new();
         for cluster in gone {
             let left = left.iter().find(|left| left.name == cluster.name);
             for endpoint in &cluster.endpoints {
@@ -43,8 +48,10 @@ impl Families {
             if left.is_none() {
                 self.upstream.forget_cluster(&cluster.name);
                 self.mirror.forget(&cluster.name);
+                clusters.push(&*cluster.name);
             }
         }
+        clusters
     }
 }
 

@@ -187,6 +187,23 @@ impl Metrics {
         }
     }
 
+    /// Shows nothing more of a cluster that is gone: calls to it that have not ended are counted nowhere.
+    pub fn forget(&self, cluster: &str) {
+        let Some(gone) = self.handles.write().remove(cluster) else { return };
+        for cell in gone.cells.iter().filter_map(OnceLock::get) {
+            let Labels { method, class, cluster } = &cell.labels;
+            self.seconds.remove(&cell.labels);
+            self.bytes.remove(&cell.labels);
+            self.open.remove(&cell.labels);
+            for (counter, code) in cell.codes.iter().zip(CODES) {
+                // Whoever ends with it later finds one that is not shown.
+                counter.get_or_init(Counter::default);
+                let (method, class, cluster) = (*method, *class, cluster.clone());
+                self.requests.remove(&CodeLabels { method, class, cluster, code });
+            }
+        }
+    }
+
     fn counter(&self, labels: &Labels, code: &'static str) -> Counter {
         let Labels { method, class, cluster } = labels.clone();
         self.requests.get_or_create_owned(&CodeLabels { method, class, cluster, code })

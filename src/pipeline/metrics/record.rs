@@ -343,6 +343,35 @@ mod tests {
         assert_eq!(waited, 23, "it may have tried");
     }
 
+    /// What had been counted of a cluster stayed when a reload had taken it out.
+    #[test]
+    fn nothing_is_shown_of_a_cluster_that_is_gone() {
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
+        let shown = |cluster: &str| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+            text.lines().filter(|line| line.contains(&format!("cluster=\"{cluster}\""))).count()
+        };
+        let call = |cluster: &str| {
+            let mut call = metrics.record(Some(Method::Range));
+            call.placed(Class::PointRead, &Arc::from(cluster));
+            call
+        };
+        for cluster in ["main", "gone"] {
+            call(cluster).end(Code::Ok);
+        }
+        let open = call("gone");
+        let (main, gone) = (shown("main"), shown("gone"));
+        assert!(main > 0 && gone == main);
+        metrics.forget("gone");
+        open.end(Code::Unavailable);
+        assert_eq!((shown("main"), shown("gone")), (main, 0));
+        assert!(metrics.totals().iter().all(|total| total.cluster == "main"));
+        call("gone").end(Code::Ok);
+        assert_eq!(shown("gone"), gone, "another of that name");
+    }
+
     /// A dashboard showed what a watch had sent for hours as sent in the second in which it ended.
     #[test]
     fn what_a_stream_sends_is_counted_while_it_lasts() {

@@ -87,6 +87,11 @@ impl Reads {
         }
     }
 
+    /// Forgets where to cut the lists of a cluster that is gone.
+    pub fn forget(&self, cluster: &str) {
+        self.splits.0.lock().remove(cluster);
+    }
+
     pub fn splits(&self, cluster: &Cluster) -> Arc<Splits> {
         self.splits.of(&cluster.name, cluster.number())
     }
