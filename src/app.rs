@@ -324,13 +324,6 @@ impl App {
 
     /// All that can fail of taking over `settings`.
     fn prepare(&self, settings: &Settings) -> anyhow::Result<Prepared> {
-        let (families, protection) = (&self.families, &self.protection);
-        let backends = start_backends(settings, &self.backends, families, protection)?;
-        let topologies = settings
-            .listeners
-            .iter()
-            .map(|listener| topology(listener, &backends, protection, &self.signals.draining))
-            .collect::<Result<_, _>>()?;
         let mut acceptors = Vec::new();
         let running = self.listeners.iter().zip(&self.settings.listeners);
         for ((listener, before), after) in running.zip(&settings.listeners) {
@@ -340,6 +333,14 @@ impl App {
                 acceptors.push((Arc::clone(listener), tls));
             }
         }
+        // What is started shows itself at once, and so comes when all files are known to be good.
+        let (families, protection) = (&self.families, &self.protection);
+        let backends = start_backends(settings, &self.backends, families, protection)?;
+        let topologies = settings
+            .listeners
+            .iter()
+            .map(|listener| topology(listener, &backends, protection, &self.signals.draining))
+            .collect::<Result<_, _>>()?;
         Ok(Prepared { backends, topologies, acceptors })
     }
 

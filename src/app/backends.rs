@@ -6,6 +6,7 @@ use crate::{
     mirror,
     pipeline::{Tokens, Topology, steer},
     routing::Table,
+    tls,
     upstream::{self, Cluster},
 };
 use anyhow::Context;
@@ -57,40 +58,63 @@ impl Families {
 
 /// The clusters of `settings`; those whose settings have not changed stay the ones in `running`. What
 /// was switched off by hand of the others stays so.
+///
+/// # Errors
+///
+/// When files cannot be used; then nothing was started.
 pub(super) fn start_backends(
     settings: &Settings,
     running: &Backends,
     families: &Families,
     protection: &Arc<Protection>,
 ) -> anyhow::Result<Backends> {
-    let start = |config: &upstream::Config| {
+    let same = |config: &&upstream::Config| {
+        running.get(&config.name).filter(|before| *before.cluster.settings == **config).cloned()
+    };
+    let load = |config: &upstream::Config| {
+        let connector = Cluster::connector(config);
+        connector.with_context(|| format!("etcd cluster {:?}", config.name))
+    };
+    let found = settings.clusters.iter().map(|config| match same(&config) {
+        Some(same) => Ok((config, Found::Running(same))),
+        None => Ok((config, Found::Connector(load(config)?))),
+    });
+    let found: Vec<_> = found.collect::<anyhow::Result<_>>()?;
+    // What starts shows itself in the place of what runs under its name.
+    let start = |(config, found): (&upstream::Config, Found)| {
         let name = config.name.clone();
-        let before = running.get(&name);
-        if let Some(same) = before.filter(|before| *before.cluster.settings == *config) {
-            return Ok((name, same.clone()));
-        }
-        let cluster = Cluster::start(config.clone(), &families.upstream, settings.workers + 1);
-        let cluster = cluster.with_context(|| format!("etcd cluster {name:?}"))?;
+        let connector = match found {
+            Found::Running(same) => return (name, same),
+            Found::Connector(connector) => connector,
+        };
+        let workers = settings.workers + 1;
+        let cluster = Cluster::start(config.clone(), connector, &families.upstream, workers);
         let gate = protection.gate(&cluster.name);
         let config = settings.mirror.clone();
         let (guarded, families) = (Arc::clone(protection), &families.mirror);
-        let running = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
-        if let Some(before) = before {
+        let mirror = mirror::start(&cluster, Arc::clone(&gate), guarded, config, families);
+        if let Some(before) = running.get(&name) {
             let all = before.running.mirror.collections().into_iter();
             let off = all.filter(|collection| collection.is_off());
-            off.for_each(|collection| running.mirror.start_off(&collection.name));
+            off.for_each(|collection| mirror.mirror.start_off(&collection.name));
         }
         let steering = steer(
             Arc::downgrade(&cluster),
             gate,
             Arc::clone(protection),
-            Arc::clone(&running.mirror),
+            Arc::clone(&mirror.mirror),
         );
         // Ends with the cluster.
         tokio::spawn(steering);
-        Ok((name, Backend { cluster, running: Arc::new(running) }))
+        (name, Backend { cluster, running: Arc::new(mirror) })
     };
-    settings.clusters.iter().map(start).collect()
+    Ok(found.into_iter().map(start).collect())
+}
+
+/// What there is of a cluster before any is started.
+enum Found {
+    Running(Backend),
+    Connector(tls::Connector),
 }
 
 /// The clusters behind a listener, the default one first, until `draining` is cancelled.
@@ -134,7 +158,8 @@ pub(super) fn topology(
 mod tests {
     use super::*;
     use crate::config::{self, Flags};
-    use prometheus_client::registry::Registry;
+    use crate::upstream::loopback;
+    use prometheus_client::{encoding::text, registry::Registry};
     use std::{path::Path, time::Duration};
 
     /// Any change of its cluster switched a collection on again, without a word.
@@ -160,5 +185,41 @@ mod tests {
         let all = after["main"].running.mirror.collections();
         let off = all.iter().filter(|it| it.is_off()).map(|it| &it.name[..]);
         assert_eq!(off.collect::<Vec<_>>(), [b"/registry/pods"]);
+    }
+
+    /// The members of a cluster that a reload was to change were of unknown state, and the mirror not
+    /// live, from a reload on that had failed: what was about to take their place had shown itself.
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_that_fails_has_started_nothing() {
+        // Whoever dials is refused.
+        drop(loopback::listen("refused"));
+        let text = "clusters: {main: {endpoints: ['http://refused:2379']}}";
+        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
+        let mut settings = built.expect("a configuration").settings;
+        let mut registry = Registry::default();
+        let families = Families {
+            upstream: upstream::Metrics::register(&mut registry),
+            mirror: mirror::Families::register(&mut registry),
+        };
+        let protection = Protection::new(settings.protection.clone(), &mut registry);
+        let shown = || {
+            let mut shown = String::new();
+            text::encode(&mut shown, &registry).expect("text");
+            let state = shown.lines().find(|line| line.starts_with("upstream_member_state{"));
+            state.expect("it is shown").to_owned()
+        };
+        let start = |settings: &Settings, running: &Backends| {
+            start_backends(settings, running, &families, &protection)
+        };
+        let running = start(&settings, &Backends::new()).expect("it starts");
+        running["main"].cluster.changed().await;
+        let before = shown();
+        let mut broken = settings.clusters[0].clone();
+        broken.name = "broken".into();
+        broken.tls.ca_file = Some("/nowhere".into());
+        settings.clusters[0].backoff_max += Duration::from_secs(1);
+        settings.clusters.push(broken);
+        start(&settings, &running).map(drop).expect_err("it needs a file");
+        assert_eq!(shown(), before);
     }
 }

@@ -80,19 +80,25 @@ pub struct Identity {
 }
 
 impl Cluster {
-    /// Starts to watch the cluster's members; stops when the last handle is dropped. Calls may come
-    /// from `workers` threads.
+    /// What it takes to connect to the cluster's members, loaded before anything is said of them.
     ///
     /// # Errors
     ///
     /// When the TLS files cannot be used.
+    pub fn connector(settings: &Config) -> Result<tls::Connector, tls::Error> {
+        tls::Connector::load(settings.tls.files())
+    }
+
+    /// Starts to watch the cluster's members; stops when the last handle is dropped. Calls may come
+    /// from `workers` threads.
     pub fn start(
         settings: Config,
+        connector: tls::Connector,
         metrics: &Metrics,
         workers: usize,
-    ) -> Result<Arc<Self>, tls::Error> {
+    ) -> Arc<Self> {
         let settings = Arc::new(settings);
-        let tls = Arc::new(tls::Connector::load(settings.tls.files())?);
+        let tls = Arc::new(connector);
         let changed = Arc::new(Notify::new());
         let member = |endpoint: &super::Endpoint| {
             Arc::new(Member::new(
@@ -121,7 +127,7 @@ impl Cluster {
             settings,
         });
         *cluster.probers.lock() = probe::start(&cluster);
-        Ok(cluster)
+        cluster
     }
 
     /// Makes a call and waits for the head of its answer. A call that was certainly not carried out

@@ -74,7 +74,8 @@ async fn serve(stream: DuplexStream, probes: Arc<AtomicUsize>) {
 async fn what_fails_beside_a_sound_connection_is_tried_seldom() {
     let mut incoming = loopback::listen("half");
     let metrics = Metrics::register(&mut Registry::default());
-    let cluster = Cluster::start(config("half"), &metrics, 2).expect("it needs no files");
+    let connector = Cluster::connector(&config("half")).expect("it needs no files");
+    let cluster = Cluster::start(config("half"), connector, &metrics, 2);
     let first = incoming.recv().await.expect("the connection of the probes");
     // Whoever dials from now on is refused.
     drop(incoming);

@@ -9,7 +9,6 @@ use crate::{
     mirror::{Change, Collection, Kind, Limits, Object, Position, Tier, Watcher, Writer},
     pipeline::{self, Responder},
     rpc::watch::ids::{Returning, Seen},
-    tls,
     upstream::{self, LaneConfig, Lanes, ProbeConfig, RetryConfig, TlsConfig, loopback},
 };
 use prometheus_client::registry::Registry;
@@ -92,8 +91,8 @@ fn cluster() -> (Arc<Cluster>, mpsc::Receiver<DuplexStream>) {
     };
     let members = loopback::listen("silent");
     let metrics = upstream::Metrics::register(&mut Registry::default());
-    let cluster: Result<_, tls::Error> = Cluster::start(config, &metrics, 1);
-    (cluster.expect("it needs no files"), members)
+    let connector = Cluster::connector(&config).expect("it needs no files");
+    (Cluster::start(config, connector, &metrics, 1), members)
 }
 
 impl Stage {
