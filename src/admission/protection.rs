@@ -487,10 +487,10 @@ impl Permit {
         self.growth.drain(..).for_each(|growth| growth.end(stored));
     }
 
-    /// Gives the call's turn among those of its class back while the call goes on. What rules have
-    /// charged it with stays, and so do its places under their concurrency.
-    pub fn leave_queue(&mut self) {
-        self.turn = None;
+    /// The call's turn among those of its class, for who gives it back while the call goes on. What rules
+    /// have charged it with stays, and so do its places under their concurrency.
+    pub fn take_turn(&mut self) -> Option<Slot> {
+        self.turn.take()
     }
 
     /// What was charged.

@@ -62,7 +62,7 @@ impl Responder {
     pub async fn message(self, framed: Bytes) {
         let Ok((mut out, mut record)) = self.open(grpc::head()) else { return };
         let length = framed.len();
-        if out.send(framed).await.is_err() {
+        if record.sending(out.send(framed)).await.is_err() {
             return;
         }
         record.add_bytes(length);

@@ -132,9 +132,22 @@ impl Context {
         self.enter_by(placed, subject, &plan, responder).await
     }
 
-    /// Puts a call down that is known by its method, and has it wait for its turn at etcd; answers the
-    /// call where it gets none.
+    /// Puts a call down that is known by its method, and has it wait for its turn at etcd, which it has
+    /// until it is answered; answers the call where it gets none.
     pub(super) async fn admit(
+        &self,
+        placed: &Placed<'_>,
+        method: Method,
+        request: &Message,
+        responder: Responder,
+    ) -> Option<Responder> {
+        let (permit, mut responder) = self.permitted(placed, method, request, responder).await?;
+        responder.record.in_turn(permit);
+        Some(responder)
+    }
+
+    /// The same where more is to be done with the turn.
+    pub(super) async fn permitted(
         &self,
         placed: &Placed<'_>,
         method: Method,

@@ -31,8 +31,7 @@ pub(super) async fn grant_permission(
         return responder.status(&status::of(&Error::Known(errors::PERMISSION_NOT_GIVEN)));
     }
     let Some((placed, responder)) = context.named(responder) else { return };
-    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
-    else {
+    let Some(responder) = context.admit(&placed, method, &message, responder).await else {
         return;
     };
     let manner = Manner::of(method, Class::Admin);
@@ -51,8 +50,7 @@ pub(super) async fn authenticate(context: Context, mut incoming: Incoming, respo
     };
     let Some((placed, responder)) = context.named(responder) else { return };
     let method = Method::Authenticate;
-    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
-    else {
+    let Some(responder) = context.admit(&placed, method, &message, responder).await else {
         return;
     };
     let manner = Manner::of(method, Class::Admin);

@@ -22,8 +22,7 @@ pub(super) async fn member_list(context: Context, mut incoming: Incoming, respon
         return;
     };
     let Some((placed, responder)) = context.named(responder) else { return };
-    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
-    else {
+    let Some(responder) = context.admit(&placed, method, &message, responder).await else {
         return;
     };
     let manner = Manner::of(method, Class::Admin);

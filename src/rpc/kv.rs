@@ -172,6 +172,7 @@ impl Write<'_> {
             Ok(answer)
         };
         let answered = responder.unless_gone(pin!(writing)).await;
+        responder.record.in_turn(permit);
         context.finish(placed, answered, responder).await;
     }
 }

@@ -122,8 +122,7 @@ pub(super) async fn time_to_live(context: Context, mut incoming: Incoming, respo
     let Some(responder) = attached else { return };
     let manner = Manner::of(method, Class::PointRead);
     let placed = context.topology.default();
-    let Some((_permit, responder)) = context.admit(&placed, method, &message, responder).await
-    else {
+    let Some(responder) = context.admit(&placed, method, &message, responder).await else {
         return;
     };
     if !request.keys || context.topology.is_single() {

@@ -27,14 +27,14 @@ pub(super) async fn unary(
         return;
     };
     let Some((placed, responder)) = context.named(responder) else { return };
-    let Some((mut permit, responder)) = context.admit(&placed, method, &message, responder).await
-    else {
-        return;
-    };
+    let permitted = context.permitted(&placed, method, &message, responder).await;
+    let Some((mut permit, mut responder)) = permitted else { return };
+    let turn = permit.take_turn();
+    responder.record.in_turn(permit);
     let manner = Manner::of(method, classify::method(method.path()).class);
     let mut forwarding = pin!(context.forward(placed, manner, &message, responder));
     if timeout(TURN_MAX, forwarding.as_mut()).await.is_err() {
-        permit.leave_queue();
+        drop(turn);
         forwarding.await;
     }
 }

@@ -3,7 +3,12 @@
 use crate::{Kv, Stage, list, raw, scripted::Scripted};
 use anyhow::{Context, Result, ensure};
 use seawall::{
-    etcd::{method::Method, proto::etcdserverpb::RangeRequest},
+    etcd::{
+        method::Method,
+        proto::etcdserverpb::{
+            RangeRequest, RequestOp, SnapshotRequest, TxnRequest, request_op::Request,
+        },
+    },
     grpc::encode,
 };
 use seawall_testkit::eventually;
@@ -104,5 +109,38 @@ async fn lists_that_grow_beyond_what_there_is_room_for_wait_for_it() -> Result<(
     drop((unread, connection));
     let answer = waiting.await??;
     ensure!(answer.is_ok_and(|answer| answer.kvs.len() == 200), "the waiting list is lost");
+    Ok(())
+}
+
+/// Only ranges gave their turn back: a client that read nothing of a transaction's answer kept all lists
+/// from etcd, and one that read nothing of a snapshot kept its place under a rule, for as long as they liked.
+#[tokio::test]
+async fn who_reads_no_answer_of_whatever_call_keeps_no_turn_for_long() -> Result<()> {
+    let stage = Stage::start(
+        "queues: {lists: {concurrency: 1, wait_max: 1h}}\nrules:\n- name: one\n  \
+         match: {shapes: [snapshot]}\n  limit: {concurrency: 1, wait_max: 1h}",
+    )
+    .await?;
+    let direct = stage.direct().await?;
+    for number in 0..100 {
+        direct.put(&format!("/registry/pods/{number:03}"), vec![b'v'; 200_000]).await?.ok();
+    }
+    let read = Some(Request::RequestRange(list("/registry/pods/")));
+    let txn = TxnRequest { success: vec![RequestOp { request: read }], ..TxnRequest::default() };
+    let snapshot = encode(&SnapshotRequest::default());
+    let mut connection = raw::Connection::open(stage.seawall.address("main")?).await?;
+    let mut unread = Vec::new();
+    for (method, request) in [
+        (Method::Txn, encode(&txn)),
+        (Method::Snapshot, snapshot.clone()),
+        (Method::Snapshot, snapshot),
+    ] {
+        let mut call = connection.call(method.path()).await?;
+        call.sending.send_data(request, true)?;
+        let begun = call.answer().await;
+        unread.push(begun.with_context(|| format!("{method:?} after {}", unread.len()))?);
+    }
+    let listed = stage.through().await?.range(&list("/registry/pods/")).await?;
+    ensure!(listed.is_ok_and(|listed| listed.kvs.len() == 100));
     Ok(())
 }
