@@ -69,6 +69,22 @@ pub struct Permit {
     pub waited: Duration,
 }
 
+/// The permit of a call that has not entered yet. Where it never does, since it is denied or its client
+/// leaves, it has cost nothing.
+struct Entering(Permit);
+
+impl Entering {
+    fn entered(mut self) -> Permit {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.0.settle(Cost::default());
+    }
+}
+
 impl Protection {
     pub fn new(config: Config, registry: &mut Registry) -> Arc<Self> {
         let metrics = Metrics::register(registry);
@@ -209,17 +225,12 @@ impl Protection {
         plan: &Plan,
         deadline: Option<Instant>,
     ) -> Result<Permit, Denied> {
-        let mut permit = self.charge(gate, subject, plan, deadline).await?;
-        let (units, began) = (permit.estimate.units(), Instant::now());
-        match gate.enter(self.queues(plan), subject, plan, units, deadline).await {
-            Ok(slot) => permit.turn = slot,
-            Err(denied) => {
-                permit.settle(Cost::default());
-                return Err(denied);
-            }
-        }
-        permit.waited += began.elapsed();
-        Ok(permit)
+        let mut entering = Entering(self.charge(gate, subject, plan, deadline).await?);
+        let (units, began) = (entering.0.estimate.units(), Instant::now());
+        let queues = self.queues(plan);
+        entering.0.turn = gate.enter(queues, subject, plan, units, deadline).await?;
+        entering.0.waited += began.elapsed();
+        Ok(entering.entered())
     }
 
     /// Charges a call with its estimated cost, and waits for its place, by the rules that it obeys.
@@ -236,15 +247,12 @@ impl Protection {
     ) -> Result<Permit, Denied> {
         let began = Instant::now();
         let estimate = self.costs.estimate(&gate.cluster, subject);
-        let mut permit = Permit { estimate, ..Permit::default() };
+        let mut entering = Entering(Permit { estimate, ..Permit::default() });
         for running in &plan.rules {
-            if let Err(denied) = running.charge(gate, subject, &mut permit, deadline).await {
-                permit.settle(Cost::default());
-                return Err(denied);
-            }
+            running.charge(gate, subject, &mut entering.0, deadline).await?;
         }
-        permit.waited = began.elapsed();
-        Ok(permit)
+        entering.0.waited = began.elapsed();
+        Ok(entering.entered())
     }
 
     /// Waits for a turn in the queue of the call's class, whatever rules there are.

@@ -411,6 +411,28 @@ mod tests {
         enter().await.expect("what it may cost is there");
     }
 
+    /// Clients that gave up while they waited for their turn had paid for it all the same, until they were
+    /// refused what they never got.
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_before_its_turn_has_cost_nothing() {
+        let cost = Some(Rate { count: 100, period: HOUR });
+        for concurrency in [Some(1), None] {
+            let limit = Limit { cost, burst: HOUR, concurrency, ..Rule::fixture().limit };
+            let limit = Limit { wait_max: Duration::from_secs(10), ..limit };
+            let protection = with_rule(Mode::Enforce, limit);
+            let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
+            let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
+            let plan = protection.plan(&gate, &list, None).await.expect("it passes");
+            let enter = || protection.enter(&gate, &list, &plan, None);
+            let first = enter().await.expect("a turn");
+            for _ in 0..10 {
+                assert!(Box::pin(enter()).now_or_never().is_none(), "it waits");
+            }
+            drop(first);
+            enter().await.expect("what it may cost is there");
+        }
+    }
+
     /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.
     #[tokio::test(start_paused = true)]
     async fn no_more_wait_for_a_rule_than_for_the_queue_of_their_class() {
