@@ -6,7 +6,7 @@ use crate::{
     admission::{Kind, Shape, classify},
     etcd::method::{Affinity, Effect, Method},
     grpc::Incoming,
-    pipeline::{self, Gone, Manner, Responder},
+    pipeline::{self, Cut, Gone, Manner, Responder},
     upstream::Lane,
 };
 use std::{pin::pin, time::Duration};
@@ -64,14 +64,17 @@ pub(super) async fn streams(context: Context, mut incoming: Incoming, responder:
         Ok(Err(error)) => return responder.status(&status::of(&Error::Upstream(error))),
         Err(_) => return,
     };
-    // etcd sends no head before it has read something, so what the client sends goes up meanwhile. Nothing
-    // ends that but etcd and the client: it may be a write with one answer.
-    let answered = responder.unless_gone(pin!(exchange.answer_while_sending(&mut incoming))).await;
+    // etcd sends no head before it has read something, so what the client sends goes up meanwhile. A
+    // stream that stays open ends as one with an answer does; what has been sent whole may be a write.
+    let stop = &context.topology.ended;
+    let answering = exchange.answer_while_sending(&mut incoming, stop);
+    let answered = responder.unless_gone(pin!(answering)).await;
     match answered {
-        Ok(Ok(answer)) => {
+        Ok(Ok(Some(answer))) => {
             let cut = |cut| context.cut(cut);
-            pipeline::relay_streams(incoming, answer, responder, context.stop(), cut).await;
+            pipeline::relay_streams(incoming, answer, responder, Some(stop), cut).await;
         }
+        Ok(Ok(None)) => responder.status(&context.cut(Cut::Stopped)),
         Ok(Err(error)) => responder.status(&status::of(&Error::Upstream(error))),
         Err(_) => {}
     }

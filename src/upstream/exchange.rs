@@ -10,6 +10,7 @@ use h2::client::ResponseFuture;
 use http::{HeaderMap, Method, Request, Uri, response, uri::PathAndQuery};
 use std::{future::poll_fn, sync::Arc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 /// A call to be made, and how.
@@ -93,13 +94,18 @@ impl Exchange {
 
 impl Exchange {
     /// As [`Exchange::answer`], while what `incoming` brings is passed on: a member may send no head
-    /// before it has read something.
+    /// before it has read something. `None` once `stop` is cancelled while the client may still send:
+    /// one that has sent all waits for an answer, which comes.
     ///
     /// # Errors
     ///
     /// As of [`Exchange::answer`].
-    pub async fn answer_while_sending(mut self, incoming: &mut Incoming) -> Result<Answer, Error> {
-        let Some(mut up) = self.outgoing.take() else { return self.answer().await };
+    pub async fn answer_while_sending(
+        mut self,
+        incoming: &mut Incoming,
+        stop: &CancellationToken,
+    ) -> Result<Option<Answer>, Error> {
+        let Some(mut up) = self.outgoing.take() else { return self.answer().await.map(Some) };
         let mut open = true;
         let mut response = self.response;
         let head = loop {
@@ -114,12 +120,13 @@ impl Exchange {
                     }
                     _ => open = up.close().is_err(),
                 },
+                () = stop.cancelled(), if open => return Ok(None),
             }
         };
         let response = head.map_err(|error| Error::after_sending(&self.member.name, &error))?;
         let (head, body) = response.into_parts();
         let (body, outgoing) = (Incoming::new(body), open.then_some(up));
-        Ok(Answer { head, body, member: self.member, outgoing, slot: self.slot })
+        Ok(Some(Answer { head, body, member: self.member, outgoing, slot: self.slot }))
     }
 }
 

@@ -172,6 +172,33 @@ async fn a_drain_ends_what_would_not_end_by_itself() -> Result<()> {
     Ok(())
 }
 
+/// Where etcd had not begun to answer, a stream of a method that this version does not know held the
+/// process until its grace was over.
+#[tokio::test]
+async fn a_drain_ends_streams_of_unknown_methods_and_finishes_their_calls() -> Result<()> {
+    const UNKNOWN: &str = "/etcdserverpb.KV/Unheard";
+    let (_cluster, proxy, seawall) = stallable("{grace: 10m}").await?;
+    let mut connection = Connection::open(seawall.address("main")?).await?;
+    proxy.set(Fault::Stall(Direction::ToClient));
+    let mut calls = Vec::new();
+    for whole in [false, true] {
+        let mut call = connection.call(UNKNOWN).await?;
+        call.sending.send_data(range(), whole)?;
+        calls.push(call);
+    }
+    open_calls(&seawall, 2.0).await?;
+    seawall.terminate()?;
+    let (code, text) = calls.remove(0).answer().await?.status().await?;
+    let stopped = (code, &*text) == (14, "etcdserver: server stopped");
+    ensure!(stopped, "the stream ends with {code} {text}");
+    proxy.heal();
+    let (code, text) = calls.remove(0).answer().await?.status().await?;
+    ensure!(code == 12, "the call ends with {code} {text}");
+    let status = seawall.wait(DEADLINE).await?;
+    ensure!(status.code() == Some(0), "it ends with {status}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn calls_beyond_the_grace_are_cut() -> Result<()> {
     let (_cluster, proxy, seawall) = stallable("{grace: 1s}").await?;
