@@ -7,6 +7,7 @@ use super::{Context, error::Error, materialize, status};
 use crate::{
     admission::{Cost, Held, Protection},
     etcd::{
+        errors,
         key_range::KeyRange,
         method::Method,
         proto::etcdserverpb::{
@@ -21,13 +22,17 @@ use crate::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use std::{pin::pin, sync::Arc};
+use std::{collections::HashMap, pin::pin, sync::Arc};
+use tonic::Status;
 
 /// Bytes of joined answers; they are held until the client has taken them.
 const MERGED_BYTES_MAX: u64 = 64 << 20;
 
 /// Room that every one takes, before it is known how large it is.
 const ROOM: u64 = 64 << 10;
+
+/// How often one is made whose revisions etcd compacts away meanwhile.
+const ATTEMPTS: u32 = 3;
 
 /// Answers a range that lies in the clusters of `segments`, and that [`check`] has nothing against.
 pub(super) async fn range(
@@ -38,7 +43,16 @@ pub(super) async fn range(
     mut responder: Responder,
 ) {
     let mut cost = Cost::default();
-    let joining = join(context, manner, request, segments, &mut cost);
+    let joining = async {
+        for _ in 1..ATTEMPTS {
+            match join(context, manner, request, segments, &mut cost).await {
+                // It was asked for as it is now, and now has moved on.
+                Err(Error::Etcd(status)) if is_compacted(&status) => {}
+                joined => return joined,
+            }
+        }
+        join(context, manner, request, segments, &mut cost).await
+    };
     let joined = responder.unless_gone(pin!(joining)).await;
     if let Some(account) = responder.record.account() {
         account.cost = Some(cost);
@@ -52,6 +66,10 @@ pub(super) async fn range(
         Ok(Err(error)) => responder.status(&status::of(&error)),
         Err(_) => {}
     }
+}
+
+fn is_compacted(status: &Status) -> bool {
+    (status.code(), status.message()) == errors::COMPACTED
 }
 
 /// Says what lies where, after `what` happened.
@@ -92,8 +110,9 @@ pub(super) fn check(
     Err(Error::SpansClusters(spans(&context.topology, &keys, segments, what)))
 }
 
-/// Asks one cluster after the other, in the order of keys, and takes the default cluster's header.
-/// What has come so far has had its `cost`.
+/// Asks one cluster after the other, in the order of keys, and takes the default cluster's header. All
+/// parts of one cluster are read at the revision of the first, so that they are one state of it, and it
+/// is that of the header. What has come so far has had its `cost`.
 async fn join(
     context: &Context,
     manner: Manner,
@@ -103,6 +122,7 @@ async fn join(
 ) -> Result<Joined, Error> {
     let protection = &context.edge.protection;
     let mut joined = Joined::new(protection.hold(ROOM, context.call.deadline).await?);
+    let mut revisions = HashMap::new();
     for segment in segments {
         let left = request.limit - joined.keys;
         let full = request.limit > 0 && left <= 0;
@@ -112,6 +132,7 @@ async fn join(
             limit: if request.limit > 0 { left.max(1) } else { 0 },
             // Once the limit is reached the rest is only counted.
             count_only: request.count_only || full,
+            revision: revisions.get(segment.cluster).copied().unwrap_or(request.revision),
             ..request.clone()
         };
         let mut answer = ask(context, manner, *segment.cluster, &part).await?;
@@ -124,7 +145,13 @@ async fn join(
         let header = response.header;
         joined.add(response);
         if *segment.cluster == 0 {
-            joined.header = header;
+            joined.header = joined.header.or(header);
+        }
+        // What a member may answer by itself it may not have got to by the next part.
+        if let Some(ResponseHeader { revision, .. }) = header
+            && !request.serializable
+        {
+            revisions.entry(*segment.cluster).or_insert(revision);
         }
     }
     if joined.header.is_none() {

@@ -6,8 +6,9 @@ use seawall::{
     etcd::{method::Method, proto::etcdserverpb::RangeRequest},
     grpc::encode,
 };
-use seawall_testkit::{Cluster, SeawallProcess, eventually};
-use std::fs;
+use seawall_testkit::{Cluster, Direction, Fault, FaultProxy, SeawallProcess, eventually};
+use std::{fs, time::Duration};
+use tokio::time::sleep;
 use tonic::Code;
 
 /// Two clusters behind one Seawall: pods live in the other one.
@@ -21,13 +22,17 @@ impl Pair {
     /// `protection` is the YAML inside that key's braces.
     pub(crate) async fn start(protection: &str) -> Result<Self> {
         let (main, other) = (Cluster::single().await?, Cluster::single().await?);
+        let at = other.member(0).endpoint();
+        Self::at(main, other, &at, protection).await
+    }
+
+    /// Where the other one is reached at another address than its own.
+    async fn at(main: Cluster, other: Cluster, at: &str, protection: &str) -> Result<Self> {
         let config = main.dir().join("seawall.yaml");
-        let endpoints = |cluster: &Cluster| cluster.endpoints().join(", ");
         let clusters = format!(
-            "clusters:\n  main: {{endpoints: [{}]}}\n  other: {{endpoints: [{}]}}\n\
+            "clusters:\n  main: {{endpoints: [{}]}}\n  other: {{endpoints: [{at}]}}\n\
              listeners: [{{default: main, routes: [{{prefix: /registry/pods/, cluster: other}}]}}]\n",
-            endpoints(&main),
-            endpoints(&other)
+            main.member(0).endpoint()
         );
         fs::write(&config, format!("{clusters}protection: {{{protection}}}\n"))?;
         let seawall = crate::seawall(&config).await?;
@@ -112,5 +117,36 @@ async fn merged_lists_that_are_too_large_are_refused_in_so_many_words() -> Resul
     let some = RangeRequest { limit: 10, ..list("/registry/") };
     let merged = kv.range(&some).await?.ok().context("it is refused")?;
     ensure!((merged.kvs.len(), merged.count, merged.more) == (10, 50, true));
+    Ok(())
+}
+
+/// What lies before and behind another cluster's keys was read at two revisions, under the header of the
+/// second: whoever went on from there never heard of what happened to the first in between.
+#[tokio::test]
+async fn what_is_merged_of_one_cluster_is_one_state_of_it() -> Result<()> {
+    let (main, other) = (Cluster::single().await?, Cluster::single().await?);
+    let proxy = FaultProxy::start(other.member(0).address()).await?;
+    let at = format!("http://{}", proxy.address());
+    let pair = Pair::at(main, other, &at, "").await?;
+    for resource in ["configmaps", "pods", "secrets"] {
+        pair.fill(resource, 1, 1).await?;
+    }
+    let direct = Kv::connect(pair.main.member(0).address()).await?;
+    let address = pair.seawall.address("main")?;
+    let ask = move || async move { Kv::connect(address).await?.range(&list("/registry/")).await };
+    ensure!(ask().await?.is_ok_and(|merged| merged.kvs.len() == 3), "all three are there");
+    let before = direct.revision().await?;
+    proxy.set(Fault::Stall(Direction::ToClient));
+    let merging = tokio::spawn(ask());
+    // By then its first part was read, but for a machine that is very busy.
+    sleep(Duration::from_secs(1)).await;
+    for resource in ["configmaps", "secrets"] {
+        direct.put(&format!("/registry/{resource}/new"), "1").await?.ok().context("refused")?;
+    }
+    proxy.heal();
+    let merged = merging.await??.ok().context("it is refused")?;
+    let revision = merged.header.context("no header")?.revision;
+    let new = merged.kvs.iter().filter(|kv| kv.key.ends_with(b"/new")).count();
+    ensure!((revision, new) == (before, 0), "{new} new keys at {revision}, {before} before");
     Ok(())
 }
