@@ -1,10 +1,11 @@
 //! A cluster that is down harms its own keys alone.
 
-use crate::{DEADLINE, Routed, refusal};
+use crate::{DEADLINE, Routed, binary, connect, refusal};
 use anyhow::{Context, Result, ensure};
 use etcd_client::{PutOptions, WatchOptions};
-use seawall_testkit::eventually;
-use tokio::time::timeout;
+use seawall_testkit::{Cluster, SeawallProcess, eventually};
+use std::{fs, time::Duration};
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 const POD: &str = "/registry/pods/a";
@@ -68,5 +69,31 @@ async fn watches_end_on_the_cluster_that_goes_down() -> Result<()> {
     client.put(POD, "v", None).await?;
     let told = timeout(DEADLINE, watch.message()).await??.context("the watch ends")?;
     assert_eq!((told.watch_id(), told.events().len()), (0, 1), "{told:?}");
+    Ok(())
+}
+
+/// A write waited 5 s for a cluster that was down, so that it could be counted what grants would not let.
+#[tokio::test]
+async fn what_is_only_counted_hardly_waits_for_a_cluster_that_is_down() -> Result<()> {
+    let (main, events) = tokio::try_join!(Cluster::single(), Cluster::single())?;
+    let config = main.dir().join("seawall.yaml");
+    let text = format!(
+        "access: {{mode: observe, grants: [{{clients: [nobody], verbs: [read], prefixes: [/x]}}]}}
+listeners: [{{default: main, routes: [{{prefix: /registry/events, cluster: events}}]}}]
+clusters: {{main: {{endpoints: [{}]}}, events: {{endpoints: [{}]}}}}
+",
+        main.member(0).endpoint(),
+        events.member(0).endpoint()
+    );
+    fs::write(&config, text)?;
+    let builder = SeawallProcess::builder().binary(binary());
+    let seawall = builder.args(["--config".as_ref(), config.as_os_str()]).start().await?;
+    let mut client = connect(&seawall.endpoint()?).await?;
+    let lease = client.lease_grant(600, None).await?.id();
+    events.member(0).kill().await?;
+    let began = Instant::now();
+    client.put(POD, "", Some(PutOptions::new().with_lease(lease))).await?;
+    let took = began.elapsed();
+    ensure!(took < Duration::from_secs(4), "it took {took:?}");
     Ok(())
 }
