@@ -157,10 +157,14 @@ pub(super) fn topology(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Flags};
-    use crate::upstream::loopback;
+    use crate::{
+        config::{self, Flags},
+        etcd::key_range::KeyRange,
+        upstream::loopback,
+    };
     use prometheus_client::{encoding::text, registry::Registry};
     use std::{path::Path, time::Duration};
+    use tokio::task::yield_now;
 
     /// Any change of its cluster switched a collection on again, without a word.
     #[tokio::test(start_paused = true)]
@@ -221,5 +225,31 @@ mod tests {
         settings.clusters.push(broken);
         start(&settings, &running).map(drop).expect_err("it needs a file");
         assert_eq!(shown(), before);
+    }
+
+    /// Whoever waits in the line of a lock is left alone by a reload, and kept all that had been in memory
+    /// of the cluster as it was before, beside all that `mirror.memory` counts.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_held_of_a_cluster_that_is_gone() {
+        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
+        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
+        let settings = built.expect("a configuration").settings;
+        let registry = &mut Registry::default();
+        let families = Families {
+            upstream: upstream::Metrics::register(registry),
+            mirror: mirror::Families::register(registry),
+        };
+        let protection = Protection::new(settings.protection.clone(), registry);
+        let backends = start_backends(&settings, &Backends::new(), &families, &protection);
+        let backends = backends.expect("they start");
+        let kept = Arc::clone(&backends["main"].running.mirror);
+        let pods = KeyRange::prefix("/registry/pods/".into());
+        let pods = kept.collection(&pods, true).expect("a collection");
+        let limits = mirror::Limits { events: 1, bytes: 1 << 10 };
+        pods.take(mirror::Writer::load([], 3, mirror::Tier::Value, limits).store());
+        assert!(pods.store().is_some());
+        drop(backends);
+        yield_now().await;
+        assert!(pods.store().is_none());
     }
 }

@@ -202,8 +202,12 @@ impl Collection {
 impl Collection {
     pub(crate) fn fixture(name: &'static str, store: &Arc<Store>) -> Arc<Self> {
         let collection = Self::new(Bytes::from_static(name.as_bytes()));
-        collection.set(State::Ready(Arc::clone(store)));
+        collection.take(store);
         Arc::new(collection)
+    }
+
+    pub(crate) fn take(&self, store: &Arc<Store>) {
+        self.set(State::Ready(Arc::clone(store)));
     }
 
     pub(crate) fn give_up(&self) {

@@ -3,7 +3,7 @@
 use super::{
     Change, Config, Position, Tier,
     batch::{Batch, Last},
-    collection::Collection,
+    collection::{Collection, State},
     entries::{self, Entries},
     following::{Ended, Following, denied, end_of, newest},
     load::Source,
@@ -129,6 +129,8 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.mirror.metrics.live.set(0);
         self.mirror.set_position(Position::default());
+        // Nobody reads them any more, and a call that is under way may hold the mirror for days.
+        self.mirror.collections().iter().for_each(|collection| collection.set(State::Cold));
     }
 }
 
