@@ -27,7 +27,7 @@ pub use mirrored::{Mirrored, NotMirrored};
 pub use patience::{Patience, Stalled};
 pub use placement::{Placed, Topology, UnknownCluster};
 pub use read::{Failure, Flown, Read, Reads, for_all, is_shareable};
-pub use relay::{Cut, relay, relay_streams};
+pub use relay::{Cut, LAST_MAX, relay, relay_streams};
 pub use responder::{Gone, Responder};
 pub use steer::steer;
 pub use token::{Tokens, has_token};

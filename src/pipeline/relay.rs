@@ -11,7 +11,9 @@ use std::{
     future::{Future, pending, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -44,8 +46,7 @@ pub async fn relay(
         return responder.whole(response, code.unwrap_or(Code::Unknown));
     }
     let Ok((mut out, mut record)) = responder.open(response) else { return };
-    let mut stopped = pin!(stopped(stop));
-    let end = match pump(&mut body, &mut out, &mut record, stopped.as_mut()).await {
+    let end = match pump(&mut body, &mut out, &mut record, stop).await {
         Ok(trailers) => trailers,
         Err(Broken::Upstream(error)) => {
             grpc::trailers(&cut(Cut::Broken(Error::after_sending(&member.name, &error))))
@@ -80,23 +81,42 @@ impl From<SendError> for Broken {
     }
 }
 
+/// A client that takes nothing more is waited for so long before a stream that has to end is broken off.
+pub const LAST_MAX: Duration = Duration::from_secs(10);
+
 /// Moves the body on and returns its trailers.
 async fn pump(
     body: &mut Incoming,
     out: &mut Outgoing,
     record: &mut Record,
-    mut stopped: Pin<&mut impl Future<Output = ()>>,
+    stop: Option<&CancellationToken>,
 ) -> Result<HeaderMap, Broken> {
+    let mut stopped = pin!(stopped(stop));
     while let Some(chunk) = poll_fn(|cx| poll_chunk(body, out, stopped.as_mut(), cx)).await {
         let chunk = chunk?;
         let length = chunk.len();
         record.look(&chunk);
-        record.sending(out.send(chunk)).await?;
+        let sending = record.sending(out.send(chunk));
+        match stop {
+            Some(stop) => taken(stop, pin!(sending)).await?,
+            None => sending.await?,
+        }
         // Only now may etcd send as much again.
         body.release(length);
         record.add_bytes(length);
     }
     Ok(body.trailers().await.map_err(Broken::Upstream)?.unwrap_or_default())
+}
+
+/// What comes of `sending`, unless the client still has not taken it when the call has to end.
+async fn taken(
+    stop: &CancellationToken,
+    mut sending: Pin<&mut impl Future<Output = Result<(), SendError>>>,
+) -> Result<(), Broken> {
+    match stop.run_until_cancelled(sending.as_mut()).await {
+        Some(sent) => Ok(sent?),
+        None => Ok(timeout(LAST_MAX, sending).await.map_err(|_| Broken::Client)??),
+    }
 }
 
 /// The next piece, unless the call ends otherwise while etcd is silent.

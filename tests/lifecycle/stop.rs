@@ -199,6 +199,46 @@ async fn a_drain_ends_streams_of_unknown_methods_and_finishes_their_calls() -> R
     Ok(())
 }
 
+/// A watch whose client had stopped reading held the process until its grace was over.
+#[tokio::test]
+async fn a_drain_waits_little_for_a_client_that_does_not_read() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    for mirror in ["off", "enforce"] {
+        let text = format!(
+            "clusters: {{main: {{endpoints: [{{main}}]}}}}\nmirror: {{mode: {mirror}}}\n\
+             drain: {{grace: 10m}}\n"
+        );
+        let seawall = configured(&configure(&cluster, &text)?).await?;
+        let mut connection = Connection::open(seawall.address("main")?).await?;
+        let mut watching = connection.call(Method::Watch.path()).await?;
+        let create = WatchCreateRequest {
+            key: "/registry/pods/".into(),
+            range_end: "/registry/pods0".into(),
+            ..WatchCreateRequest::default()
+        };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        watching.sending.send_data(encode(&create), false)?;
+        let mut watched = watching.answer().await?;
+        watched.message().await?.context("the watch is created")?;
+        let mut client = Client::connect(cluster.endpoints(), None).await?;
+        for number in 0..100 {
+            client.put(format!("/registry/pods/{number}"), vec![0; 10_000], None).await?;
+        }
+        // More than its window takes, which it does not open any further.
+        eventually(DEADLINE, "the window to be full", async || {
+            let sent = operator::metric(seawall.admin()?, "seawall_response_bytes_total").await?;
+            ensure!(sent > 60_000.0, "{sent} bytes were sent");
+            Ok(())
+        })
+        .await?;
+        seawall.terminate()?;
+        let status = seawall.wait(DEADLINE).await?;
+        ensure!(status.code() == Some(0), "it ends with {status}");
+        drop((watched, connection));
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn calls_beyond_the_grace_are_cut() -> Result<()> {
     let (_cluster, proxy, seawall) = stallable("{grace: 1s}").await?;

@@ -18,7 +18,7 @@ use crate::{
     etcd::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse},
     grpc::{self, Incoming, ReadError},
     mirror::{self, Pass},
-    pipeline::{self, Manner, Placed, Responder},
+    pipeline::{self, LAST_MAX, Manner, Placed, Responder},
     rpc::{Context, error::Error, status},
     upstream::Exchange,
 };
@@ -32,7 +32,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::{Code, Status};
 
@@ -182,10 +182,11 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// Ends the stream after the message that is being sent.
+    /// Ends the stream after the message that is being sent. Where the client does not take that, the
+    /// stream is broken off.
     pub(super) async fn finish(self, end: End) {
         if let End::Status(status) = end {
-            let turn = self.outlet.turn().await;
+            let Ok(turn) = timeout(LAST_MAX, self.outlet.turn()).await else { return };
             drop((self.upstreams, self.memories));
             turn.finish(&status);
         }
