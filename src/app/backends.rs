@@ -11,13 +11,15 @@ use crate::{
 };
 use anyhow::Context;
 use std::{collections::HashMap, sync::Arc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// An etcd cluster and what is held of it.
 #[derive(Debug, Clone)]
 pub(super) struct Backend {
     pub(super) cluster: Arc<Cluster>,
     pub(super) running: Arc<mirror::Running>,
+    /// The gate outlives what is changed of a cluster: only one may open and narrow it.
+    _steering: Arc<AbortOnDropHandle<()>>,
 }
 
 /// By the names of clusters.
@@ -104,9 +106,8 @@ pub(super) fn start_backends(
             Arc::clone(protection),
             Arc::clone(&mirror.mirror),
         );
-        // Ends with the cluster.
-        tokio::spawn(steering);
-        (name, Backend { cluster, running: Arc::new(mirror) })
+        let _steering = Arc::new(AbortOnDropHandle::new(tokio::spawn(steering)));
+        (name, Backend { cluster, running: Arc::new(mirror), _steering })
     };
     Ok(found.into_iter().map(start).collect())
 }
@@ -225,6 +226,30 @@ mod tests {
         settings.clusters.push(broken);
         start(&settings, &running).map(drop).expect_err("it needs a file");
         assert_eq!(shown(), before);
+    }
+
+    /// While somebody waited in the line of a lock, a cluster as it was before a reload went on to open and
+    /// narrow the gate of the one that was there now, by what its members had said last.
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_is_gone_steers_nothing() {
+        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
+        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
+        let settings = built.expect("a configuration").settings;
+        let registry = &mut Registry::default();
+        let families = Families {
+            upstream: upstream::Metrics::register(registry),
+            mirror: mirror::Families::register(registry),
+        };
+        let protection = Protection::new(settings.protection.clone(), registry);
+        let gate = protection.gate(&"main".into());
+        let before = Arc::strong_count(&gate);
+        let backends = start_backends(&settings, &Backends::new(), &families, &protection);
+        let backends = backends.expect("they start");
+        assert!(Arc::strong_count(&gate) > before);
+        let _kept = Arc::clone(&backends["main"].cluster);
+        drop(backends);
+        yield_now().await;
+        assert_eq!(Arc::strong_count(&gate), before);
     }
 
     /// Whoever waits in the line of a lock is left alone by a reload, and kept all that had been in memory
