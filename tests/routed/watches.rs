@@ -143,3 +143,26 @@ async fn a_watch_over_both_clusters_is_refused_with_a_reason() -> Result<()> {
     assert_eq!((created.created(), created.canceled(), created.watch_id()), (true, false, 0));
     Ok(())
 }
+
+/// A client that chose the id of a watcher it had just cancelled, for keys of the other cluster, took
+/// the late answer about the old one for the end of the new one.
+#[tokio::test]
+async fn an_id_goes_to_the_other_cluster_once_its_watcher_has_ended() -> Result<()> {
+    let routed = Routed::start().await?;
+    let mut client = routed.client().await?;
+    let chosen = |options: WatchOptions| Some(options.with_watch_id(7));
+    let mut stream = client.watch("elsewhere", chosen(WatchOptions::new())).await?;
+    next(&mut stream).await?;
+    routed.main.member(0).pause()?;
+    stream.cancel(7).await?;
+    stream.watch(EVENTS, chosen(below())).await?;
+    // Meanwhile the other cluster, which is well, could have answered.
+    for _ in 0..5 {
+        client.put("/registry/events/a", "v", None).await?;
+    }
+    routed.main.member(0).resume()?;
+    let (ended, created) = (next(&mut stream).await?, next(&mut stream).await?);
+    ensure!(ended.canceled() && ended.watch_id() == 7, "{ended:?}");
+    ensure!(created.created() && created.watch_id() == 7, "{created:?}");
+    Ok(())
+}
