@@ -379,6 +379,33 @@ async fn only_keys_are_held(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// `mirror.history` was taken over for collections alone that were loaded after it had changed.
+#[tokio::test]
+async fn a_reload_makes_the_past_of_what_is_in_memory_shorter() -> Result<()> {
+    let stage = Stage::start("history: 1MiB").await?;
+    let (ours, theirs) = (stage.through().await?, stage.direct().await?);
+    theirs.put(&pod(0), "").await?;
+    stage.warm(PODS).await?;
+    let revision = theirs.put(&pod(0), "1").await?.revision;
+    for _ in 0..10 {
+        theirs.put(&pod(0), vec![b'x'; 10 << 10]).await?;
+    }
+    let past = RangeRequest { revision, ..list(PODS) };
+    warm(&stage.seawall, &past).await?;
+    let mut files = fs::read_dir(stage.etcd.dir())?.filter_map(|file| Some(file.ok()?.path()));
+    let config = files.find(|file| file.extension().is_some_and(|end| end == "yaml"));
+    let config = config.context("no configuration")?;
+    fs::write(&config, fs::read_to_string(&config)?.replace("1MiB", "20KiB"))?;
+    stage.seawall.reload()?;
+    eventually(DEADLINE, "a past that is forgotten", async || {
+        let before = stage.answers().await?;
+        agree(&ours, &theirs, &past).await?;
+        ensure!(stage.answers().await? == before, "it came from memory");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn it_is_switched_under_load() -> Result<()> {
     let stage = Stage::start("").await?;
