@@ -364,6 +364,17 @@ mod tests {
     }
 
     #[test]
+    fn no_more_collections_are_known_than_may_be() {
+        let hashing = Hashing::default();
+        for number in 0..=COLLECTIONS_MAX {
+            let collection = format!("/registry/{number}");
+            let key = format!("{collection}/a");
+            assert_eq!(hashing.clear(key.as_bytes(), &collection.clone().into()), collection.len());
+        }
+        assert_eq!(hashing.collections.lock().len(), COLLECTIONS_MAX);
+    }
+
+    #[test]
     fn a_record_ends_at_its_bound_and_is_read_in_order() {
         let (lines, queue) = sync_channel(10);
         for at_us in [30, 10, 20, 40] {
