@@ -325,6 +325,20 @@ async fn who_leaves_costs_its_flow_nothing() {
     assert_eq!(order, ["patient", "impatient", "patient", "patient"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_leaves_as_its_turn_comes_costs_its_flow_nothing() {
+    let queue = queue(1, 100);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    let unheard = waiter(&queue, ticket("impatient", 1.0));
+    drop(slot);
+    assert_eq!(queue.figures().0, 1, "it has its turn");
+    drop(unheard);
+    let slot = queue.enter(ticket("first", 1.0)).await.expect("room");
+    let flows = ["patient", "patient", "impatient"];
+    let waiters = flows.map(|flow| (flow, waiter(&queue, ticket(flow, 1.0))));
+    assert_eq!(order(slot, waiters.into()).await, ["patient", "impatient", "patient"]);
+}
+
 /// One whose place was taken, and who leaves without having heard of it, gets its share back once: its
 /// flow went ahead of others for that.
 #[tokio::test(start_paused = true)]
