@@ -341,6 +341,8 @@ mod tests {
         }
         let (_, waited) = listed(Method::Range, 0, &[], Some(Code::Unavailable)).await;
         assert_eq!(waited, 23, "it may have tried");
+        let (_, waited) = listed(Method::Range, 10_000, &[], Some(Code::OutOfRange)).await;
+        assert_eq!(waited, 23, "it has read what it sends");
     }
 
     /// What had been counted of a cluster stayed when a reload had taken it out.
