@@ -397,18 +397,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_finds_no_place_has_cost_nothing() {
         let cost = Some(Rate { count: 100, period: HOUR });
-        let limit = Limit { cost, burst: HOUR, concurrency: Some(1), ..Rule::fixture().limit };
-        let protection = with_rule(Mode::Enforce, Limit { wait_max: Duration::ZERO, ..limit });
-        let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
-        let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
-        let plan = protection.plan(&gate, &list, None).await.expect("it passes");
-        let enter = || protection.enter(&gate, &list, &plan, None);
-        let first = enter().await.expect("a turn");
-        for _ in 0..10 {
-            enter().await.expect_err("there is no place");
+        let limit = Limit { cost, burst: HOUR, ..Rule::fixture().limit };
+        // By the rule itself, and in the queue of the class.
+        for concurrency in [Some(1), None] {
+            let limit = Limit { concurrency, wait_max: Duration::ZERO, ..limit.clone() };
+            let protection = with_rule(Mode::Enforce, limit);
+            let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
+            let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
+            let plan = protection.plan(&gate, &list, None).await.expect("it passes");
+            let enter = || protection.enter(&gate, &list, &plan, None);
+            let first = enter().await.expect("a turn");
+            for _ in 0..10 {
+                enter().await.expect_err("there is no place");
+            }
+            drop(first);
+            enter().await.expect("what it may cost is there");
         }
-        drop(first);
-        enter().await.expect("what it may cost is there");
     }
 
     /// Clients that gave up while they waited for their turn had paid for it all the same, until they were
