@@ -354,7 +354,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Config, Cost, Protection, Rate, Shape};
+    use crate::admission::{Client, Config, Cost, Protection, Rate, Shape, metrics::Metrics};
     use futures_util::FutureExt;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -435,6 +435,29 @@ mod tests {
             drop(first);
             enter().await.expect("what it may cost is there");
         }
+    }
+
+    /// Limits that were idle for ten minutes began anew, whatever they still owed.
+    #[test]
+    fn of_too_many_limits_that_begins_anew_which_was_idle_for_longest() {
+        let requests = Some(Rate { count: 1, period: HOUR });
+        let limit = Limit { requests, per: vec![Per::Client], ..Rule::fixture().limit };
+        let counters = Metrics::register(&mut Default::default()).protection("rules.fixture");
+        let rule = RunningRule::new(Rule { limit, ..Rule::fixture() }, 1, counters);
+        // It goes by the time of day, which no test turns.
+        assert_eq!(rule.limits.policy().time_to_idle(), None);
+        let of = |client: u64| {
+            let name = client.to_string().into();
+            let client = Arc::new(Client { name, address: [127, 0, 0, 1].into() });
+            rule.limits(&Subject { client, ..Subject::fixture("/a") }).expect("it limits")
+        };
+        // Who has called more often stays no longer for that.
+        let known: Vec<_> = (0..3 * FLOWS_MAX).map(|call| of(call % FLOWS_MAX)).collect();
+        rule.limits.run_pending_tasks();
+        let newest = of(FLOWS_MAX);
+        rule.limits.run_pending_tasks();
+        let is_same = |client: u64, limits| Arc::ptr_eq(&of(client), limits);
+        assert!(is_same(FLOWS_MAX, &newest) && is_same(1, &known[1]) && !is_same(0, &known[0]));
     }
 
     /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.
