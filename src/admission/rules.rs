@@ -460,6 +460,23 @@ mod tests {
         assert!(is_same(FLOWS_MAX, &newest) && is_same(1, &known[1]) && !is_same(0, &known[0]));
     }
 
+    /// A rule that allows one snapshot at a time allowed a second one when the first had taken long.
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_queue_of_its_class_keeps_its_place_by_a_rule() {
+        let limit = Limit { concurrency: Some(1), ..Rule::fixture().limit };
+        let protection = with_rule(Mode::Enforce, Limit { wait_max: Duration::ZERO, ..limit });
+        let (gate, class) = (protection.gate(&"main".into()), Class::HeavyList);
+        let snapshot = Subject { class, shape: Shape::Snapshot, ..Subject::fixture("/a/") };
+        let plan = protection.plan(&gate, &snapshot, None).await.expect("it passes");
+        let enter = || protection.enter(&gate, &snapshot, &plan, None);
+        let mut first = enter().await.expect("a turn");
+        drop(first.take_turn());
+        assert_eq!(gate.lists().0, 0);
+        enter().await.expect_err("one is there");
+        drop(first);
+        enter().await.expect("its place");
+    }
+
     /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.
     #[tokio::test(start_paused = true)]
     async fn no_more_wait_for_a_rule_than_for_the_queue_of_their_class() {
