@@ -88,7 +88,19 @@ async fn lists_that_find_no_room_wait_and_nothing_else_does() -> Result<()> {
 /// by each who waited for it.
 #[tokio::test]
 async fn lists_that_grow_beyond_what_there_is_room_for_wait_for_it() -> Result<()> {
+    one_grows_and_waits(&Stage::start("memory: 64MiB").await?).await
+}
+
+/// So was one that had been small: what it showed to need was mixed with that.
+#[tokio::test]
+async fn lists_that_were_small_wait_for_as_much_as_they_need_now() -> Result<()> {
     let stage = Stage::start("memory: 64MiB").await?;
+    stage.direct().await?.put("/registry/secrets/001", "v").await?.ok();
+    stage.through().await?.range(&list("/registry/secrets/")).await?.ok().context("no list")?;
+    one_grows_and_waits(&stage).await
+}
+
+async fn one_grows_and_waits(stage: &Stage) -> Result<()> {
     let direct = stage.direct().await?;
     for (resource, number) in (0..400).map(|n| (["pods", "secrets"][n % 2], n)) {
         let key = format!("/registry/{resource}/{number:03}");
@@ -101,7 +113,7 @@ async fn lists_that_grow_beyond_what_there_is_room_for_wait_for_it() -> Result<(
     let next = stage.through().await?;
     let waiting = tokio::spawn(async move { next.range(&list("/registry/secrets/")).await });
     eventually(crate::client::DEADLINE, "a list that waits for memory", async || {
-        let delayed = crate::limits::counted(&stage, "delayed", "memory", "enforce").await?;
+        let delayed = crate::limits::counted(stage, "delayed", "memory", "enforce").await?;
         ensure!(delayed > 0.0, "it does not");
         Ok(())
     })
