@@ -86,6 +86,35 @@ async fn merged_lists_count_in_memory_until_they_are_read() -> Result<()> {
 }
 
 /// What cannot be had waited for its turn to be told so.
+/// Clients that stop reading must not keep all lists from etcd: those that are put together here, and
+/// those that are passed on as they come.
+#[tokio::test]
+async fn who_reads_nothing_gives_its_turn_back() -> Result<()> {
+    let pair = Pair::start("queues: {lists: {concurrency: 2}}").await?;
+    for resource in ["configmaps", "pods"] {
+        pair.fill(resource, 3, 1_000_000).await?;
+    }
+    let running = async |number: u32| {
+        let gauge = format!("seawall_queue_running{{cluster=\"main\",queue=\"lists\"}} {number}");
+        eventually(crate::client::DEADLINE, "the queue of lists", async || {
+            let (_, text) = operator::get(pair.seawall.admin()?, "/metrics").await?;
+            text.lines().any(|line| line == gauge).then_some(()).context(gauge.clone())
+        })
+        .await
+    };
+    // No resource is called that, and so it is in no memory.
+    let passed_on = RangeRequest { serializable: true, ..list("/registry/config") };
+    let mut connection = raw::Connection::open(pair.seawall.address("main")?).await?;
+    let mut unread = Vec::new();
+    for request in [list("/registry/"), passed_on] {
+        let mut call = connection.call(Method::Range.path()).await?;
+        call.sending.send_data(encode(&request), true)?;
+        unread.push(call.answer().await?);
+    }
+    running(2).await?;
+    running(0).await
+}
+
 #[tokio::test]
 async fn what_cannot_be_merged_takes_no_turn() -> Result<()> {
     let rule = "{name: never, deny: true, match: {classes: [heavy_list]}}";
