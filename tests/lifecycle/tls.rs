@@ -169,6 +169,32 @@ clusters: {{main: {{endpoints: [{{main}}]}}}}\n",
     Ok(())
 }
 
+/// What a reload begins that is refused in the end would stay in the metrics.
+#[tokio::test]
+async fn a_reload_that_is_refused_leaves_nothing_to_count() -> Result<()> {
+    let (pki, cluster) = (Pki::new()?, Cluster::single().await?);
+    let shown = pki.server()?;
+    let seawall = with_tls(&cluster, &shown, "").await?;
+    let broken = cluster.dir().join("broken.crt");
+    fs::write(&broken, "no certificate")?;
+    let text = fs::read_to_string(cluster.dir().join("seawall.yaml"))?
+        .replace(&*shown.cert.to_string_lossy(), &broken.to_string_lossy())
+        .replace("[{tls", "[{default: main, tls")
+        .replace("{main:", "{more: {endpoints: [http://127.0.0.1:1]}, main:");
+    configure(&cluster, &text)?;
+    seawall.reload()?;
+    let kept = "configuration not reloaded; the last good one stays";
+    let line = seawall.log_contains(DEADLINE, "a refusal", |line| line.message() == kept).await?;
+    let error = line.text("error").context("it tells why")?;
+    ensure!(error.contains("broken.crt"), "it is refused before: {error}");
+    let (_, text) = operator::get(seawall.admin()?, "/metrics").await?;
+    let ours = ["seawall_upstream_", "seawall_mirror_"];
+    let mut lines = text.lines().filter(|line| ours.iter().any(|name| line.starts_with(name)));
+    let left = lines.find(|line| line.contains("cluster=\"more\""));
+    ensure!(left.is_none(), "it is counted: {left:?}");
+    Ok(())
+}
+
 /// The files of every listener were loaded anew at every reload, whatever had changed.
 #[tokio::test]
 async fn a_broken_key_stands_in_the_way_of_no_other_change() -> Result<()> {
