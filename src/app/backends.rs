@@ -167,25 +167,48 @@ mod tests {
     use std::{path::Path, time::Duration};
     use tokio::task::yield_now;
 
+    /// What starts the clusters of a configuration, as an `App` does.
+    struct Starting {
+        registry: Registry,
+        families: Families,
+        protection: Arc<Protection>,
+    }
+
+    impl Starting {
+        /// With the settings of one cluster, `main` at `host`.
+        fn new(host: &str) -> (Self, Settings) {
+            let text = format!("clusters: {{main: {{endpoints: ['http://{host}:2379']}}}}");
+            let built = config::build(Some((Path::new("seawall.yaml"), &text)), &Flags::default());
+            let settings = built.expect("a configuration").settings;
+            let mut registry = Registry::default();
+            let families = Families {
+                upstream: upstream::Metrics::register(&mut registry),
+                mirror: mirror::Families::register(&mut registry),
+            };
+            let protection = Protection::new(settings.protection.clone(), &mut registry);
+            (Self { registry, families, protection }, settings)
+        }
+
+        fn start(&self, settings: &Settings, running: &Backends) -> anyhow::Result<Backends> {
+            start_backends(settings, running, &self.families, &self.protection)
+        }
+
+        fn member_state(&self) -> String {
+            let mut shown = String::new();
+            text::encode(&mut shown, &self.registry).expect("text");
+            let state = shown.lines().find(|line| line.starts_with("upstream_member_state{"));
+            state.expect("it is shown").to_owned()
+        }
+    }
+
     /// Any change of its cluster switched a collection on again, without a word.
     #[tokio::test(start_paused = true)]
     async fn a_collection_that_is_off_stays_off_when_its_cluster_starts_anew() {
-        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
-        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
-        let mut settings = built.expect("a configuration").settings;
-        let registry = &mut Registry::default();
-        let families = Families {
-            upstream: upstream::Metrics::register(registry),
-            mirror: mirror::Families::register(registry),
-        };
-        let protection = Protection::new(settings.protection.clone(), registry);
-        let start = |settings: &Settings, running: &Backends| {
-            start_backends(settings, running, &families, &protection).expect("they start")
-        };
-        let before = start(&settings, &Backends::new());
+        let (starting, mut settings) = Starting::new("main");
+        let before = starting.start(&settings, &Backends::new()).expect("it starts");
         before["main"].running.mirror.start_off(b"/registry/pods");
         settings.clusters[0].backoff_max += Duration::from_secs(1);
-        let after = start(&settings, &before);
+        let after = starting.start(&settings, &before).expect("it starts");
         assert!(!Arc::ptr_eq(&before["main"].cluster, &after["main"].cluster));
         let all = after["main"].running.mirror.collections();
         let off = all.iter().filter(|it| it.is_off()).map(|it| &it.name[..]);
@@ -198,53 +221,27 @@ mod tests {
     async fn a_reload_that_fails_has_started_nothing() {
         // Whoever dials is refused.
         drop(loopback::listen("refused"));
-        let text = "clusters: {main: {endpoints: ['http://refused:2379']}}";
-        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
-        let mut settings = built.expect("a configuration").settings;
-        let mut registry = Registry::default();
-        let families = Families {
-            upstream: upstream::Metrics::register(&mut registry),
-            mirror: mirror::Families::register(&mut registry),
-        };
-        let protection = Protection::new(settings.protection.clone(), &mut registry);
-        let shown = || {
-            let mut shown = String::new();
-            text::encode(&mut shown, &registry).expect("text");
-            let state = shown.lines().find(|line| line.starts_with("upstream_member_state{"));
-            state.expect("it is shown").to_owned()
-        };
-        let start = |settings: &Settings, running: &Backends| {
-            start_backends(settings, running, &families, &protection)
-        };
-        let running = start(&settings, &Backends::new()).expect("it starts");
+        let (starting, mut settings) = Starting::new("refused");
+        let running = starting.start(&settings, &Backends::new()).expect("it starts");
         running["main"].cluster.changed().await;
-        let before = shown();
+        let before = starting.member_state();
         let mut broken = settings.clusters[0].clone();
         broken.name = "broken".into();
         broken.tls.ca_file = Some("/nowhere".into());
         settings.clusters[0].backoff_max += Duration::from_secs(1);
         settings.clusters.push(broken);
-        start(&settings, &running).map(drop).expect_err("it needs a file");
-        assert_eq!(shown(), before);
+        starting.start(&settings, &running).map(drop).expect_err("it needs a file");
+        assert_eq!(starting.member_state(), before);
     }
 
     /// While somebody waited in the line of a lock, a cluster as it was before a reload went on to open and
     /// narrow the gate of the one that was there now, by what its members had said last.
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_is_gone_steers_nothing() {
-        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
-        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
-        let settings = built.expect("a configuration").settings;
-        let registry = &mut Registry::default();
-        let families = Families {
-            upstream: upstream::Metrics::register(registry),
-            mirror: mirror::Families::register(registry),
-        };
-        let protection = Protection::new(settings.protection.clone(), registry);
-        let gate = protection.gate(&"main".into());
+        let (starting, settings) = Starting::new("main");
+        let gate = starting.protection.gate(&"main".into());
         let before = Arc::strong_count(&gate);
-        let backends = start_backends(&settings, &Backends::new(), &families, &protection);
-        let backends = backends.expect("they start");
+        let backends = starting.start(&settings, &Backends::new()).expect("it starts");
         assert!(Arc::strong_count(&gate) > before);
         let _kept = Arc::clone(&backends["main"].cluster);
         drop(backends);
@@ -256,17 +253,8 @@ mod tests {
     /// of the cluster as it was before, beside all that `mirror.memory` counts.
     #[tokio::test(start_paused = true)]
     async fn nothing_is_held_of_a_cluster_that_is_gone() {
-        let text = "clusters: {main: {endpoints: ['http://main:2379']}}";
-        let built = config::build(Some((Path::new("seawall.yaml"), text)), &Flags::default());
-        let settings = built.expect("a configuration").settings;
-        let registry = &mut Registry::default();
-        let families = Families {
-            upstream: upstream::Metrics::register(registry),
-            mirror: mirror::Families::register(registry),
-        };
-        let protection = Protection::new(settings.protection.clone(), registry);
-        let backends = start_backends(&settings, &Backends::new(), &families, &protection);
-        let backends = backends.expect("they start");
+        let (starting, settings) = Starting::new("main");
+        let backends = starting.start(&settings, &Backends::new()).expect("it starts");
         let kept = Arc::clone(&backends["main"].running.mirror);
         let pods = KeyRange::prefix("/registry/pods/".into());
         let pods = kept.collection(&pods, true).expect("a collection");
