@@ -354,7 +354,9 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{Client, Config, Cost, Protection, Rate, Shape, metrics::Metrics};
+    use crate::admission::{
+        Client, Config, Cost, Permit, Protection, Rate, Shape, metrics::Metrics,
+    };
     use futures_util::FutureExt;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -371,6 +373,36 @@ mod tests {
         let Ok(plan) = protection.plan(&gate, &subject, None).await else { return false };
         let entered = protection.enter(&gate, &subject, &plan, None).await;
         entered.map(|permit| permit.settle(cost)).is_ok()
+    }
+
+    /// Lists of a collection under a rule, and what they go by.
+    struct Lists {
+        protection: Arc<Protection>,
+        gate: Arc<Gate>,
+        list: Subject,
+        plan: Plan,
+    }
+
+    impl Lists {
+        async fn under(limit: Limit) -> Self {
+            let protection = with_rule(Mode::Enforce, limit);
+            let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
+            let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
+            let plan = protection.plan(&gate, &list, None).await.expect("it passes");
+            Self { protection, gate, list, plan }
+        }
+
+        async fn enter(&self) -> Result<Permit, Denied> {
+            self.protection.enter(&self.gate, &self.list, &self.plan, None).await
+        }
+    }
+
+    /// Where there is room for one list, by its rule or in the queue of its class, and for the cost of few.
+    async fn each_for_one(wait_max: Duration) -> [Lists; 2] {
+        let cost = Some(Rate { count: 100, period: HOUR });
+        let limit = Limit { cost, burst: HOUR, wait_max, ..Rule::fixture().limit };
+        let by_rule = Limit { concurrency: Some(1), ..limit.clone() };
+        [Lists::under(by_rule).await, Lists::under(limit).await]
     }
 
     #[tokio::test(start_paused = true)]
@@ -396,22 +428,13 @@ mod tests {
     /// A rule with both limits charged calls that it then had no place for, until it refused all.
     #[tokio::test(start_paused = true)]
     async fn what_finds_no_place_has_cost_nothing() {
-        let cost = Some(Rate { count: 100, period: HOUR });
-        let limit = Limit { cost, burst: HOUR, ..Rule::fixture().limit };
-        // By the rule itself, and in the queue of the class.
-        for concurrency in [Some(1), None] {
-            let limit = Limit { concurrency, wait_max: Duration::ZERO, ..limit.clone() };
-            let protection = with_rule(Mode::Enforce, limit);
-            let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
-            let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
-            let plan = protection.plan(&gate, &list, None).await.expect("it passes");
-            let enter = || protection.enter(&gate, &list, &plan, None);
-            let first = enter().await.expect("a turn");
+        for lists in each_for_one(Duration::ZERO).await {
+            let first = lists.enter().await.expect("a turn");
             for _ in 0..10 {
-                enter().await.expect_err("there is no place");
+                lists.enter().await.expect_err("there is no place");
             }
             drop(first);
-            enter().await.expect("what it may cost is there");
+            lists.enter().await.expect("what it may cost is there");
         }
     }
 
@@ -419,21 +442,13 @@ mod tests {
     /// refused what they never got.
     #[tokio::test(start_paused = true)]
     async fn who_leaves_before_its_turn_has_cost_nothing() {
-        let cost = Some(Rate { count: 100, period: HOUR });
-        for concurrency in [Some(1), None] {
-            let limit = Limit { cost, burst: HOUR, concurrency, ..Rule::fixture().limit };
-            let limit = Limit { wait_max: Duration::from_secs(10), ..limit };
-            let protection = with_rule(Mode::Enforce, limit);
-            let (gate, shape) = (protection.gate(&"main".into()), Shape::List);
-            let list = Subject { class: Class::HeavyList, shape, ..Subject::fixture("/a/") };
-            let plan = protection.plan(&gate, &list, None).await.expect("it passes");
-            let enter = || protection.enter(&gate, &list, &plan, None);
-            let first = enter().await.expect("a turn");
+        for lists in each_for_one(Duration::from_secs(10)).await {
+            let first = lists.enter().await.expect("a turn");
             for _ in 0..10 {
-                assert!(Box::pin(enter()).now_or_never().is_none(), "it waits");
+                assert!(lists.enter().now_or_never().is_none(), "it waits");
             }
             drop(first);
-            enter().await.expect("what it may cost is there");
+            lists.enter().await.expect("what it may cost is there");
         }
     }
 
@@ -460,21 +475,18 @@ mod tests {
         assert!(is_same(FLOWS_MAX, &newest) && is_same(1, &known[1]) && !is_same(0, &known[0]));
     }
 
-    /// A rule that allows one snapshot at a time allowed a second one when the first had taken long.
+    /// A rule that allows one at a time allowed a second one when the first had taken long.
     #[tokio::test(start_paused = true)]
     async fn who_leaves_the_queue_of_its_class_keeps_its_place_by_a_rule() {
-        let limit = Limit { concurrency: Some(1), ..Rule::fixture().limit };
-        let protection = with_rule(Mode::Enforce, Limit { wait_max: Duration::ZERO, ..limit });
-        let (gate, class) = (protection.gate(&"main".into()), Class::HeavyList);
-        let snapshot = Subject { class, shape: Shape::Snapshot, ..Subject::fixture("/a/") };
-        let plan = protection.plan(&gate, &snapshot, None).await.expect("it passes");
-        let enter = || protection.enter(&gate, &snapshot, &plan, None);
-        let mut first = enter().await.expect("a turn");
+        let (concurrency, wait_max) = (Some(1), Duration::ZERO);
+        let limit = Limit { concurrency, wait_max, ..Rule::fixture().limit };
+        let lists = Lists::under(limit).await;
+        let mut first = lists.enter().await.expect("a turn");
         drop(first.take_turn());
-        assert_eq!(gate.lists().0, 0);
-        enter().await.expect_err("one is there");
+        assert_eq!(lists.gate.lists().0, 0);
+        lists.enter().await.expect_err("one is there");
         drop(first);
-        enter().await.expect("its place");
+        lists.enter().await.expect("its place");
     }
 
     /// A limit of one call at a time let any number of calls wait for it, whatever `length_max` said.
