@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{select, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -113,9 +113,13 @@ async fn taken(
     stop: &CancellationToken,
     mut sending: Pin<&mut impl Future<Output = Result<(), SendError>>>,
 ) -> Result<(), Broken> {
-    match stop.run_until_cancelled(sending.as_mut()).await {
-        Some(sent) => Ok(sent?),
-        None => Ok(timeout(LAST_MAX, sending).await.map_err(|_| Broken::Client)??),
+    // What the client takes at once asks nobody else, as all streams of a listener share the token.
+    select! {
+        biased;
+        sent = sending.as_mut() => Ok(sent?),
+        () = stop.cancelled() => {
+            Ok(timeout(LAST_MAX, sending).await.map_err(|_| Broken::Client)??)
+        }
     }
 }
 
